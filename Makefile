@@ -1,0 +1,60 @@
+# Every target sets up what it needs; a second run of the set-up takes under two seconds.
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+DEVICE ?= auto
+export MODISTE_HOME ?= $(CURDIR)/.modiste
+
+PY := .venv/bin/python
+UV := .venv/bin/uv
+SETUP := $(PYTHON) scripts/setup.py --device $(DEVICE)
+LOCK := $(UV) pip compile -q --generate-hashes --python-version 3.11 --python-platform linux
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check format bench loadtest test-helm lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install everything into .venv and add the default base model
+	@$(SETUP)
+
+setup-dev:
+	@$(SETUP) --dev
+
+demo: setup ## customise the base model twice on real data and serve both (about 15 minutes)
+	@$(PY) -m demo
+
+test: check ## lint, type-check and run the tests
+	@$(PY) -m pytest $(ARGS)
+
+check: setup-dev ## lint, format and type checks, and who may import whom
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+format: setup-dev ## let ruff format and repair what it can
+	@.venv/bin/ruff check --fix-only .
+	@.venv/bin/ruff format .
+
+bench-%: setup-dev ## run one benchmark, for example bench-overhead (QUICK=1: short form)
+	@$(PY) -m benchmarks $*
+
+bench: setup-dev ## run all benchmarks and rewrite docs/benchmarks.md
+	@$(PY) -m benchmarks --all
+
+loadtest: setup ## load a running server; ARGS are those of `modiste loadtest`
+	@.venv/bin/modiste loadtest $(ARGS)
+
+test-helm: setup-dev ## lint, render and validate the chart
+	@$(PY) -m pytest tests/helm $(ARGS)
+
+lock: setup ## resolve requirements/*.in again (ARGS=--upgrade for newer versions)
+	@$(LOCK) requirements/cpu.in --override requirements/overrides.txt -o requirements/cpu.txt $(ARGS)
+	@$(LOCK) requirements/dev.in -c requirements/cpu.txt -o requirements/dev.txt $(ARGS)
+	@$(LOCK) requirements/gpu.in -o requirements/gpu.txt $(ARGS)
+	@$(LOCK) requirements/installer.in -o requirements/installer.txt $(ARGS)
+	@$(LOCK) requirements/base-model.in --no-deps -o requirements/base-model.txt $(ARGS)
+
+clean: ## remove .venv, build and caches; bases, versions and runs in MODISTE_HOME stay
+	rm -rf .venv build *.egg-info .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

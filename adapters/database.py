@@ -1,0 +1,127 @@
+"""The database's tables and how to open it; `migrations/` brings it up to date."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Engine,
+    ForeignKey,
+    Index,
+    UniqueConstraint,
+    create_engine,
+    event,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA = "0001"
+
+
+class Table(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, datetime: DateTime(timezone=True)}  # noqa: RUF012
+
+
+class BaseRow(Table):
+    __tablename__ = "bases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    record: Mapped[dict[str, Any]]
+    is_default: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[datetime]
+
+
+class AdapterRow(Table):
+    __tablename__ = "adapters"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    task: Mapped[str]
+    created: Mapped[datetime]
+
+
+class VersionRow(Table):
+    __tablename__ = "versions"
+    __table_args__ = (
+        UniqueConstraint("adapter", "number", name="uq_versions_number"),
+        UniqueConstraint("adapter", "digest", name="uq_versions_digest"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"))
+    number: Mapped[int]
+    digest: Mapped[str]
+    state: Mapped[str] = mapped_column(default="ready")
+    reason: Mapped[str] = mapped_column(default="")
+    created: Mapped[datetime]
+
+
+class AliasRow(Table):
+    __tablename__ = "aliases"
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    moved: Mapped[datetime]
+
+
+class AliasMoveRow(Table):
+    """The history of aliases; `id` of the last row is the registry's revision."""
+
+    __tablename__ = "alias_moves"
+    __table_args__ = (Index("ix_alias_moves_adapter", "adapter", "alias"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter: Mapped[str]
+    alias: Mapped[str]
+    from_number: Mapped[int | None]
+    to_number: Mapped[int]
+    who: Mapped[str]
+    why: Mapped[str]
+    moved: Mapped[datetime]
+
+
+def open_database(path: Path) -> Engine:
+    """Open the SQLite database of a home folder, creating or upgrading it under a lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin_immediate)
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current != SCHEMA:
+        with _locked(path.with_suffix(".lock")):
+            _upgrade(engine)
+    return engine
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # SQLAlchemy's "begin" event opens transactions
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    immediate = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _upgrade(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Several processes may start at once; one upgrades and the others wait."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

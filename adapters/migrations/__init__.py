@@ -1,0 +1,1 @@
+"""Alembic's folder: one history for the whole database."""

@@ -1,0 +1,72 @@
+"""Names and references: `name`, `name@alias`, `name@7`, `name@sha256:…`.
+
+Names become folder names and parts of URLs, so only a small alphabet passes.
+"""
+
+import re
+from dataclasses import dataclass
+
+from adapters.errors import InvalidName
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{8,64}")
+
+PRODUCTION = "production"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parsed reference; exactly one of alias, number and digest is set."""
+
+    name: str
+    alias: str | None = None
+    number: int | None = None
+    digest: str | None = None
+
+
+def check_name(name: str, param: str = "name") -> str:
+    """Return a valid adapter or alias name unchanged.
+
+    Raises:
+        InvalidName: the name has other characters, is empty or over 64 long.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise InvalidName(
+            f"{param} {name[:80]!r} is not a valid name",
+            hint="use 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter "
+            "or digit, without '..'",
+            param=param,
+        )
+    return name
+
+
+def check_alias(alias: str, param: str = "alias") -> str:
+    """Like `check_name`; an alias that is all digits would read as a version number."""
+    if alias.isdecimal():
+        raise InvalidName(
+            f"{param} {alias[:80]!r} is a number", hint="numbers name versions", param=param
+        )
+    return check_name(alias, param)
+
+
+def parse_reference(text: str, param: str = "model") -> Reference:
+    """Parse a reference to a version; a bare name means its alias `production`.
+
+    Raises:
+        InvalidName: the name, alias, number or digest is malformed.
+    """
+    name, at, rest = text.partition("@")
+    check_name(name, param)
+    if not at:
+        return Reference(name, alias=PRODUCTION)
+    if rest.isascii() and rest.isdecimal() and len(rest) <= 9:
+        return Reference(name, number=int(rest))
+    if rest.startswith("sha256:"):
+        if not _DIGEST.fullmatch(rest):
+            raise InvalidName(
+                f"{param} {text[:120]!r} has a malformed digest",
+                hint="write sha256: and 8 to 64 lower-case hex digits",
+                param=param,
+            )
+        return Reference(name, digest=rest)
+    return Reference(name, alias=check_alias(rest, param))

@@ -1,0 +1,256 @@
+"""Where versions lie: one folder a version, addressed by its digest.
+
+    STORE/NAME/<64 hex digits>/manifest.json  adapter_model.safetensors  …
+
+A version is staged beside its place, synced and renamed; its manifest is written
+last, so a folder with a manifest is whole.
+"""
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from adapters.digests import digest_file, sync_file
+from adapters.errors import DigestMismatch, IncompatibleAdapter, StoreFailed, UnsafeFile
+from adapters.manifest import DECISIVE, Draft, Manifest, content_digest, parse_manifest
+from adapters.names import check_name
+
+MANIFEST = "manifest.json"
+STAGING = ".staging"
+EXTRA_FILES = frozenset(
+    {"report.json", "predictions.jsonl", "metrics.jsonl", "loss.png", "preflight.json",
+     "recipe.yaml"}
+)  # fmt: skip
+NEVER_ADAPTED = ("lm_head", "embed_tokens")
+
+
+class Store:
+    """Versions in a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: str, digest: str) -> Path:
+        """Where a version lies or would lie; the name is checked, never trusted."""
+        return self.root / check_name(name) / digest.removeprefix("sha256:")
+
+    @contextmanager
+    def staged(self, source: Path, draft: Draft) -> Iterator["Staged"]:
+        """Copy a trainer's folder into the store, not yet visible.
+
+        Raises:
+            UnsafeFile: pickles, links or files that a version doesn't have.
+            IncompatibleAdapter: peft features that the engine doesn't serve.
+            StoreFailed: the disk is full or the store can't be written.
+        """
+        files = _checked_files(source)
+        check_adapter_config(draft.peft)
+        check_tensors(source / "adapter_model.safetensors", draft.peft)
+        parent = self.root / STAGING
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=parent))
+        except OSError as error:
+            raise _store_failed(self.root, error) from error
+        try:
+            for path in files:
+                shutil.copyfile(path, folder / path.name)
+                sync_file(folder / path.name)
+            digests = {path.name: digest_file(folder / path.name) for path in files}
+            size = sum((folder / path.name).stat().st_size for path in files)
+            yield Staged(self, folder, draft, digests, size)
+        except OSError as error:
+            raise _store_failed(self.root, error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        """Read a version's manifest.
+
+        Raises:
+            StoreFailed: the folder or its manifest is missing.
+            InvalidManifest: it was altered.
+        """
+        path = self.folder(name, digest) / MANIFEST
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise StoreFailed(
+                f"{name} {digest}: no manifest in the store ({error.strerror})",
+                hint="restore the store from a backup, or publish the version again",
+            ) from error
+        manifest = parse_manifest(text, f"{name} {digest}")
+        if (manifest.name, manifest.digest) != (name, digest):
+            raise DigestMismatch(
+                f"the folder of {name} {digest} holds {manifest.name} {manifest.digest}",
+                hint="restore the store from a backup",
+            )
+        return manifest
+
+    def verify(self, manifest: Manifest) -> None:
+        """Check every file of a version against its digest.
+
+        Raises:
+            StoreFailed: a file can't be read.
+            DigestMismatch: a file was cut off or altered.
+        """
+        folder = self.folder(manifest.name, manifest.digest)
+        for name, digest in manifest.files.items():
+            try:
+                found = digest_file(folder / name)
+            except OSError as error:
+                raise StoreFailed(
+                    f"{manifest.name}@{manifest.version}: {name}: {error.strerror}",
+                    hint="check that the store is mounted; restore the version from a backup",
+                ) from error
+            if found != digest:
+                raise DigestMismatch(
+                    f"{manifest.name}@{manifest.version}: {name} was altered",
+                    hint="restore the version from a backup, or publish it again",
+                )
+
+
+class Staged:
+    """A copy in the store that waits for its number."""
+
+    def __init__(
+        self, store: Store, folder: Path, draft: Draft, files: dict[str, str], size: int
+    ) -> None:
+        self.store, self.folder, self.draft, self.files, self.size = (
+            store, folder, draft, files, size,
+        )  # fmt: skip
+        self.digest = content_digest(draft, files)
+
+    def finish(self, manifest: Manifest) -> Path:
+        """Write the manifest, sync, and rename into place; returns the version's folder."""
+        path = self.folder / MANIFEST
+        path.write_text(manifest.model_dump_json(indent=1) + "\n")
+        sync_file(path)
+        sync_file(self.folder)
+        place = self.store.folder(manifest.name, manifest.digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists():  # a crash left it before the registry knew of it
+            shutil.rmtree(place)
+        os.rename(self.folder, place)
+        sync_file(place.parent)
+        return place
+
+
+def _checked_files(source: Path) -> list[Path]:
+    found = {path.name: path for path in sorted(source.iterdir())}
+    for name, path in found.items():
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UnsafeFile(f"{name} is not a plain file", hint="remove links and folders")
+        if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
+            raise UnsafeFile(
+                f"{name} is a pickle, which can run code when read",
+                hint="save the adapter as safetensors (peft's save_pretrained does)",
+            )
+        if name not in DECISIVE and name not in EXTRA_FILES:
+            raise UnsafeFile(
+                f"{name} is not a file of a version",
+                hint=f"a version has {', '.join([*DECISIVE, *sorted(EXTRA_FILES)])}",
+            )
+    if missing := [name for name in DECISIVE if name not in found]:
+        raise IncompatibleAdapter(f"{source.name} lacks {', '.join(missing)}")
+    return list(found.values())
+
+
+def check_adapter_config(config: dict[str, object]) -> None:
+    """Refuse peft features that vLLM does not serve.
+
+    Raises:
+        IncompatibleAdapter: names the key, its value and the remedy.
+    """
+    refused: dict[str, tuple[object, ...]] = {
+        "use_dora": (False, None),
+        "modules_to_save": (None, [], ()),
+        "bias": ("none", None),
+        "rank_pattern": ({}, None),
+        "alpha_pattern": ({}, None),
+        "trainable_token_indices": (None, [], {}),
+        "lora_bias": (False, None),
+        "fan_in_fan_out": (False, None),
+    }
+    if config.get("peft_type") != "LORA":
+        raise IncompatibleAdapter(
+            f"peft_type {config.get('peft_type')!r} is not served", hint="train a LoRA adapter"
+        )
+    for key, served in refused.items():
+        if config.get(key) not in served:
+            raise IncompatibleAdapter(
+                f"adapter_config {key}={config.get(key)!r} is not served by the engine",
+                hint=f"train without {key}, or merge the adapter and serve it as a base model",
+            )
+    targets = config.get("target_modules")
+    names = [targets] if isinstance(targets, str) else list(targets or [])  # type: ignore[call-overload]
+    if bad := [name for name in names if any(never in name for never in NEVER_ADAPTED)]:
+        raise IncompatibleAdapter(
+            f"adapter_config target_modules has {bad}, which is never adapted",
+            hint="train the attention and MLP projections only",
+        )
+
+
+def check_tensors(path: Path, config: dict[str, object]) -> None:
+    """Check that a safetensors file holds a LoRA that does something.
+
+    Raises:
+        IncompatibleAdapter: unreadable, tensors of another kind, wrong rank, every B zero.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            others = [n for n in names if not n.endswith(("lora_A.weight", "lora_B.weight"))]
+            if others or not names:
+                raise IncompatibleAdapter(
+                    f"{path.name} holds {others[:3] or 'no tensors'}, not only LoRA matrices",
+                    hint="save with peft's save_pretrained, without modules_to_save",
+                )
+            for name in names:
+                shape = file.get_slice(name).get_shape()
+                rank = shape[0] if "lora_A" in name else shape[1]
+                if rank != config["r"]:
+                    raise IncompatibleAdapter(
+                        f"{name} has rank {rank}, adapter_config says r={config['r']}"
+                    )
+    except SafetensorError as error:
+        raise IncompatibleAdapter(
+            f"{path.name} is not a whole safetensors file: {error}",
+            hint="copy or save the adapter again",
+        ) from error
+    if not _has_effect(path):
+        raise IncompatibleAdapter(
+            "every lora_B matrix is zero: the adapter changes nothing",
+            hint="check that training ran and that the right checkpoint was saved",
+        )
+
+
+def _has_effect(path: Path) -> bool:
+    """Whether some lora_B has a byte that is not zero, in any dtype (numpy lacks bfloat16)."""
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_size))
+        for name, entry in header.items():
+            if not name.endswith("lora_B.weight"):
+                continue
+            start, end = entry["data_offsets"]
+            file.seek(8 + header_size + start)
+            # -0.0 has a sign bit; it never comes from training
+            if any(file.read(end - start)):
+                return True
+    return False
+
+
+def _store_failed(root: Path, error: OSError) -> StoreFailed:
+    return StoreFailed(
+        f"the store {root} can't be written: {error.strerror or error}",
+        hint="free disk space or check the folder's owner, then publish again",
+    )

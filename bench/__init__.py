@@ -1,0 +1,1 @@
+"""Benchmarks: each runs its peers beside Modiste, in alternation, and checks claims of ratios."""

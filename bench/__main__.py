@@ -1,0 +1,34 @@
+"""`python -m bench NAME [arguments]`, or `--all`: run benchmarks, then rewrite the docs' page.
+
+Exit codes: 0 every claim holds, 1 one does not or a benchmark failed, 2 no such benchmark.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from bench import render
+
+BENCHMARKS = ("overhead",)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one benchmark with its arguments, or all. Returns the exit code."""
+    if list(arguments) == ["--all"]:
+        codes = [_run([name]) for name in BENCHMARKS]
+        render.main()
+        return max(codes)
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print(f"give --all or one of: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name, *rest = arguments
+    child = subprocess.run([sys.executable, "-m", f"bench.{name}", *rest], check=False)
+    return child.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""The load: streamed chat requests from a process of its own, measured alike for every server.
+
+The process reads one block a line from stdin (JSON) and answers with one line. It reads raw
+bytes and parses as little as it can, so that it takes little of the machine that it measures.
+"""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+TEXT = re.compile(rb'"content":\s*"[^"]')
+TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
+END = b"0\r\n\r\n"
+READ_LIMIT_S = 300.0
+
+
+class LoadError(Exception):
+    """A request that failed: a block with one says nothing about speed."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a block of requests took."""
+
+    wall_s: float
+    ttft_s: list[float]
+    """To the first piece of text, one a request."""
+    tokens: int
+    """Completion tokens, all requests together."""
+
+
+class LoadClient:
+    """The client's process, seen from the benchmark."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.client"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # closes its stdin, at which it ends
+
+    def run(self, port: int, bodies: Sequence[dict[str, Any]], concurrency: int) -> Times:
+        """Send all bodies, `concurrency` at a time. Raises LoadError."""
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
+        block = {"port": port, "bodies": list(bodies), "concurrency": concurrency}
+        self._process.stdin.write(json.dumps(block) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        result = json.loads(line) if line else {"error": "the client's process ended"}
+        if "error" in result:
+            raise LoadError(result["error"])
+        return Times(**result)
+
+
+async def run_block(port: int, bodies: Sequence[dict[str, Any]], concurrency: int) -> Times:
+    """Send all bodies over `concurrency` connections, opened before the clock starts."""
+    requests = [_request(port, body) for body in bodies]
+    connections = [
+        await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(min(concurrency, len(requests)))
+    ]
+    waiting = iter(requests)
+    results: list[tuple[float, int]] = []
+
+    async def drain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for request in waiting:
+            async with asyncio.timeout(READ_LIMIT_S):
+                results.append(await _exchange(reader, writer, request))
+
+    began = time.perf_counter()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for reader, writer in connections:
+                tasks.create_task(drain(reader, writer))
+        wall_s = time.perf_counter() - began
+    finally:
+        for _, writer in connections:
+            writer.close()
+    return Times(wall_s, [ttft for ttft, _ in results], sum(tokens for _, tokens in results))
+
+
+def _request(port: int, body: dict[str, Any]) -> bytes:
+    payload = json.dumps(body).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    )
+    return head.encode() + payload
+
+
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[float, int]:
+    """Time to the first text in seconds, and completion tokens."""
+    began = time.perf_counter()
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    status = int(head.split(maxsplit=2)[1])
+    if status != 200:
+        raise LoadError(f"HTTP {status}: {(await reader.read(500)).decode(errors='replace')}")
+    received = bytearray()
+    ttft_s: float | None = None
+    while not received.endswith(END):
+        data = await reader.read(1 << 16)
+        if not data:
+            raise LoadError("the server cut the stream")
+        received += data
+        if ttft_s is None and TEXT.search(received):
+            ttft_s = time.perf_counter() - began
+    tokens = TOKENS.findall(received)
+    if ttft_s is None or not tokens or b"data: [DONE]" not in received:
+        raise LoadError(f"not a whole stream with text and usage: {bytes(received[-300:])!r}")
+    return ttft_s, int(tokens[-1])
+
+
+def main() -> None:
+    """Serve blocks until stdin ends."""
+    for line in sys.stdin:
+        block = json.loads(line)
+        try:
+            result: dict[str, Any] = vars(asyncio.run(run_block(**block)))
+        except* (LoadError, OSError, EOFError, TimeoutError) as group:
+            result = {"error": "; ".join(repr(error) for error in group.exceptions[:3])}
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
+
+Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adapters.errors import AdapterError, InvalidInput, NotFound
+from adapters.registry import Registry
+from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
+
+COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    console = Console(stderr=options.json)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        recipe = read_recipe(options.recipe, options.set)
+        return run_steps(recipe, options, console)
+    except AdapterError as error:
+        _fail(error, options.json)
+        return 2 if isinstance(error, InvalidInput | NotFound) else 1
+    except KeyboardInterrupt:
+        _say("interrupted; the same command with --resume goes on from the last finished step")
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="finetune",
+        description="Customise a base model: prepare, check, train, evaluate, publish.",
+        epilog="A single command also does the earlier steps that are missing.",
+    )
+    made.add_argument("command", choices=COMMANDS, help="run does all steps in order")
+    made.add_argument(
+        "recipe", help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}"
+    )
+    made.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override a key, for example --set training.epochs=1",
+    )  # fmt: skip
+    made.add_argument("--resume", action="store_true", help="keep what is done; train on")
+    made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
+    made.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
+    return made
+
+
+def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
+    """Do what the command asks for, with a heading and a time for each step."""
+    # torch takes seconds to import, and a mistake in a recipe should show at once
+    from finetune.run import Run, steps_to_run
+    from finetune.train import Interrupted
+
+    run = Run(recipe, Registry.open(options.home), console, resume=options.resume)
+    with run.locked():
+        if run.is_done("prepare") and (options.resume or options.command not in ("run", "prepare")):
+            run.check_unchanged()
+        chosen = steps_to_run(run, options.command)
+        for step, work in chosen:
+            console.rule(f"[bold]{step}[/] {recipe.name}", align="left")
+            started = time.monotonic()
+            try:
+                work()
+            except Interrupted as stopped:
+                _say(
+                    f"interrupted; checkpoint written after step {stopped.step} of "
+                    f"{run.plan.steps}. The same command with --resume goes on from there."
+                )
+                return 130
+            console.print(f"[dim]{step} took {time.monotonic() - started:.1f} s[/]")
+        if not chosen:
+            console.print(f"all done already: {run.folder}", highlight=False, soft_wrap=True)
+        if options.json:
+            _print_json(run.summary())
+    return 0
+
+
+def _fail(error: AdapterError, as_json: bool) -> None:
+    _say(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+    if not as_json:
+        return
+    about: dict[str, Any] = {
+        "code": error.code, "message": error.message, "hint": error.hint, "param": error.param,
+    }  # fmt: skip
+    if isinstance(error, RecipeError):
+        about["mistakes"] = [
+            {"key": m.key, "value": m.value, "problem": m.problem, "remedy": m.remedy}
+            for m in error.mistakes
+        ]
+    _print_json({"error": about})
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Loading a base model with its tokenizer, from the home folder only."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adapters.errors import InvalidInput
+
+
+def load_tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def load_model(folder: Path, dtype: str, device: str) -> Any:
+    """A causal language model with frozen weights, in evaluation mode."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"the base model in {folder} can't be loaded: {error}") from error
+    return model.to(device).requires_grad_(False).eval()

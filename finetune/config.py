@@ -1,0 +1,377 @@
+"""The recipe: everything that one fine-tuning run is told, checked before anything runs.
+
+A recipe is YAML. Every mistake in it is reported at once, each with its dotted key, its
+value and what to do about it.
+"""
+
+import difflib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from adapters.digests import PREFIX, digest_json
+from adapters.errors import AdapterError, InvalidInput
+from adapters.languages import parse_tag
+from adapters.names import check_name
+from adapters.prompt import PromptTemplate, Task, default_prompt
+
+Format = Literal["chat", "prompt_completion", "translation", "qa", "classification"]
+FORMATS: dict[Task, tuple[Format, ...]] = {
+    "generate": ("chat", "prompt_completion"),
+    "translate": ("translation",),
+    "answer": ("qa",),
+    "classify": ("classification",),
+}
+COLUMNS: dict[Format, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "translation": ("source", "target"),
+    "qa": ("question", "context", "answer"),
+    "classification": ("text", "label"),
+}
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_NOT_ADAPTED = ("lm_head", "embed_tokens")
+
+
+def _name(value: str) -> str:
+    try:
+        return check_name(value)
+    except AdapterError as error:
+        raise ValueError(str(error)) from error
+
+
+def _tag(value: str) -> str:
+    try:
+        return parse_tag(value)
+    except AdapterError as error:
+        raise ValueError(str(error)) from error
+
+
+def _adaptable(value: str) -> str:
+    if value.rsplit(".", 1)[-1] in _NOT_ADAPTED:
+        raise ValueError(f"{value} cannot be adapted: the server keeps one vocabulary for all")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _labels(value: list[str]) -> list[str]:
+    if len(set(value)) != len(value) or len(value) < 2 or not all(v.strip() for v in value):
+        raise ValueError("labels are two or more texts, each once, none empty")
+    return value
+
+
+Files = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+Language = Annotated[str, AfterValidator(_tag)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Part):
+    """Where the examples come from. Relative paths are relative to the current folder."""
+
+    train: Files = Field(description="a file, a glob or a list of them")
+    validation: Files | None = Field(None, description="files whose loss is followed in training")
+    test: Files | None = Field(None, description="held-out files; without them a part of train")
+    format: Literal["auto"] | Format = Field("auto", description="auto: from task and columns")
+    columns: dict[str, str] = Field({}, description="our name of a column: its name in the file")
+    source_lang: Language | None = Field(None, description="BCP 47 tag, translate only")
+    target_lang: Language | None = Field(None, description="BCP 47 tag, translate only")
+    labels: Annotated[list[str], AfterValidator(_labels)] | None = Field(
+        None, description="classify only; without them the labels of the training data"
+    )
+    holdout_fraction: float = Field(0.1, ge=0, le=0.5, description="share of train held out")
+    max_examples: int | None = Field(None, ge=1, description="training examples at most")
+    max_test_examples: int = Field(200, ge=1, description="held-out examples at most")
+    on_broken: Literal["error", "skip"] = Field("error", description="what a broken line does")
+
+
+class Lora(_Part):
+    """The adapter's shape."""
+
+    r: int = Field(16, ge=1, le=256, description="rank")
+    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input")
+    target_modules: list[Annotated[str, AfterValidator(_adaptable)]] = Field(
+        list(LINEAR_MODULES), min_length=1, description="names of linear modules"
+    )
+
+
+class Training(_Part):
+    """The optimiser's part."""
+
+    epochs: int = Field(3, ge=1, le=1000, description="passes over the training examples")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many steps")
+    learning_rate: float = Field(5e-4, gt=0, le=1, description="peak, for example 0.0005")
+    batch_tokens: int = Field(1024, ge=16, description="tokens in a batch, padding included")
+    max_length: int = Field(1024, ge=8, description="tokens of an example; more is cut")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of steps that warm up")
+    schedule: Literal["cosine"] = Field("cosine", description="from the peak to zero")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down")
+    seed: int = Field(0, ge=0, lt=2**32)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the base model")
+    checkpoint_every_steps: int = Field(50, ge=1)
+
+
+class Evaluation(_Part):
+    """What is measured on held-out examples, for the base and for the adapter."""
+
+    max_examples: int = Field(200, ge=1)
+    max_new_tokens: int = Field(128, ge=1, le=4096)
+    bootstrap_samples: int = Field(1000, ge=10, le=100_000)
+
+
+class Recipe(_Part):
+    """One run, whole and valid."""
+
+    name: Annotated[str, AfterValidator(_name)] = Field(description="the adapter's name")
+    task: Task
+    base: str | None = Field(None, description="name of a base model; without it the only one")
+    prompt: dict[Literal["system", "user", "user_without_context", "unanswerable"], str | None] = (
+        Field({}, description="replaces parts of the task's prompt")
+    )
+    data: Data
+    lora: Lora = Lora()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The task's prompt with this recipe's changes."""
+        return _template(self.task, self.prompt)
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of everything in the recipe."""
+        return digest_json(self.model_dump(mode="json")).removeprefix(PREFIX)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _template(task: Task, changes: Any) -> PromptTemplate:
+    return PromptTemplate.model_validate({**default_prompt(task).model_dump(), **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing wrong with a recipe."""
+
+    key: str
+    value: Any
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        shown = "" if self.value is None else f" = {str(self.value)[:80]!r}"
+        return f"{self.key}{shown}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class RecipeError(InvalidInput):
+    """A recipe with mistakes, all of them."""
+
+    def __init__(self, source: str, mistakes: list[Mistake]) -> None:
+        lines = "".join(f"\n  {mistake}" for mistake in mistakes)
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__(f"{source} has {count}:{lines}", param=mistakes[0].key)
+        self.mistakes = mistakes
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `no` is Norwegian, 2e-4 a number, a key given twice an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in found if tag != "tag:yaml.org,2002:bool"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML without surprises; texts like `no` and `on` stay texts."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def read_recipe(reference: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from a file or, by bare name, from the packaged ones.
+
+    Args:
+        overrides: `dotted.key=value`, each value YAML.
+
+    Raises:
+        RecipeError: with every mistake found.
+        InvalidInput: no such recipe, or no YAML at all.
+    """
+    raw = _load(reference)
+    mistakes = [m for text in overrides or [] if (m := _override(raw, text)) is not None]
+    return check_recipe(raw, reference, mistakes)
+
+
+def check_recipe(
+    raw: dict[str, Any], source: str = "recipe", mistakes: list[Mistake] | None = None
+) -> Recipe:
+    """Make a recipe of parsed YAML.
+
+    Raises:
+        RecipeError: with every mistake found, those given included.
+    """
+    found = list(mistakes or [])
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        found += [_mistake(item) for item in error.errors(include_url=False)]
+    found += _contradictions(raw)
+    if found or recipe is None:
+        raise RecipeError(source, found)
+    return recipe
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("finetune").joinpath("recipes")
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+def _load(reference: str) -> dict[str, Any]:
+    path = Path(reference).expanduser()
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif reference in packaged_recipes():
+        text = resources.files("finetune").joinpath("recipes", f"{reference}.yaml").read_text()
+    else:
+        raise InvalidInput(
+            f"there is no recipe {reference!r}",
+            hint=f"give a YAML file or one of {', '.join(packaged_recipes())}",
+            param="recipe",
+        )
+    try:
+        raw = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{reference} is not YAML: {error}", param="recipe") from error
+    if not isinstance(raw, dict):
+        raise InvalidInput(f"{reference} is not a mapping of keys to values", param="recipe")
+    return raw
+
+
+def _override(raw: dict[str, Any], text: str) -> Mistake | None:
+    key, equals, value_text = text.partition("=")
+    if not equals or not all(key.split(".")):
+        return Mistake("--set", text, "is no override", "write --set dotted.key=value")
+    try:
+        value = parse_yaml(value_text)
+    except yaml.YAMLError:
+        return Mistake(key, value_text, "is not YAML", "quote the value")
+    *path, last = key.split(".")
+    place = raw
+    for part in path:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            return Mistake(key, value, f"{part} holds no keys", "check the dotted key")
+    place[last] = value
+    return None
+
+
+def _mistake(item: Any) -> Mistake:
+    location = [str(part) for part in item["loc"]]
+    field, names = _field(location)
+    missing = item["type"] == "missing"
+    value = None if missing else item["input"]
+    remedy = field.description if field is not None and field.description is not None else ""
+    if missing:
+        remedy = f"give it in the recipe or with --set {'.'.join(location)}=…; {remedy}".strip("; ")
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], names, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(names)}"
+        if location[-1] == "modules_to_save":
+            remedy = "leave it out: the server loads adapters of linear modules only"
+        return Mistake(".".join(location), value, "is no key of a recipe", remedy)
+    if isinstance(value, dict | list):
+        value = json.dumps(value, default=str)
+    return Mistake(".".join(location), value, item["msg"].removeprefix("Value error, "), remedy)
+
+
+def _field(location: list[str]) -> tuple[Any, list[str]]:
+    """The field that a location names, if any, and the keys known at its place."""
+    model: Any = Recipe
+    field = None
+    names: list[str] = list(Recipe.model_fields)
+    for part in location:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return field, names
+        names = list(model.model_fields)
+        field = model.model_fields.get(part)
+        model = None if field is None else field.annotation
+    return field, names
+
+
+def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
+    """Mistakes between keys; looks at raw values, since others may be wrong as well."""
+    task = raw.get("task")
+    data = _mapping(raw.get("data"))
+    if task not in FORMATS:
+        return []
+    found = []
+    for key in ("source_lang", "target_lang"):
+        if (data.get(key) is None) == (task == "translate"):
+            problem = "is needed" if task == "translate" else f"is not for the task {task}"
+            remedy = "a BCP 47 tag such as en or fr-CA" if task == "translate" else "leave it out"
+            found.append(Mistake(f"data.{key}", data.get(key), problem, remedy))
+    if task != "classify" and data.get("labels") is not None:
+        found.append(Mistake("data.labels", data["labels"], f"is not for {task}", "leave it out"))
+    chosen, fitting = data.get("format", "auto"), FORMATS[task]
+    if chosen in COLUMNS and chosen not in fitting:
+        remedy = f"use auto or {' or '.join(fitting)}"
+        found.append(Mistake("data.format", chosen, f"does not fit the task {task}", remedy))
+    known = {name for form in fitting for name in COLUMNS[form]}
+    columns = _mapping(data.get("columns"))
+    for name in sorted(set(columns) - known, key=str):
+        remedy = f"columns of {task}: {', '.join(sorted(known))}"
+        found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
+    found += _prompt_mistakes(task, raw.get("prompt"))
+    return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _prompt_mistakes(task: Task, changes: Any) -> list[Mistake]:
+    if not isinstance(changes, dict) or not set(changes) <= set(PromptTemplate.model_fields):
+        return []  # the field check says so
+    try:
+        _template(task, changes)
+    except ValidationError as error:
+        return [
+            Mistake("prompt", None, item["msg"].removeprefix("Value error, "), "")
+            for item in error.errors(include_url=False)
+        ]
+    return []

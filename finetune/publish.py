@@ -1,0 +1,146 @@
+"""From a trained adapter to a published version: the probe, the manifest, the registry."""
+
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.bases import Base
+from adapters.errors import IncompatibleAdapter
+from adapters.manifest import DatasetRef, Draft, Metric
+from adapters.probe import Probe, ProbeItem
+from adapters.registry import Registry, Version
+from finetune.config import Recipe
+from finetune.data import Prepared, Row, split_digest
+from finetune.forward import inner_model, project, run
+
+_ITEMS = 4
+_CANDIDATES = 12
+_SHORT_TOKENS = 96
+_ADAPTER_TOKENS, _BASE_TOKENS = 8, 4
+_PACKAGES = ("modiste", "torch", "transformers", "peft", "tokenizers", "safetensors")
+_LOGS = ("report.json", "metrics.jsonl", "loss.png", "preflight.json", "recipe.yaml")
+
+
+def publish(
+    registry: Registry, recipe: Recipe, prepared: Prepared, base: Base, folder: Path, probe: Probe
+) -> Version:
+    """Publish the adapter of a run.
+
+    Raises:
+        IncompatibleAdapter: the adapter changes nothing, or the engine can't serve it.
+    """
+    if probe.effect() == 0.0:
+        raise IncompatibleAdapter(
+            f"adapter {recipe.name} has no effect: it answers exactly like the base model",
+            hint="train for more steps or with a higher training.learning_rate",
+        )
+    parcel = folder / "parcel"
+    shutil.rmtree(parcel, ignore_errors=True)
+    shutil.copytree(folder / "adapter", parcel)
+    probe.save(parcel / "probe.json")
+    for name in _LOGS:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, parcel / name)
+    try:
+        return registry.publish(parcel, make_draft(recipe, prepared, base, folder, probe))
+    finally:
+        shutil.rmtree(parcel, ignore_errors=True)
+
+
+def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, probe: Probe) -> Draft:
+    """What the manifest says about a run."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    languages = [recipe.data.source_lang, recipe.data.target_lang]
+    return Draft(
+        name=recipe.name,
+        task=recipe.task,
+        languages=[tag for tag in languages if tag is not None],
+        labels=prepared.labels,
+        base=base.ref,
+        peft=config,
+        prompt=recipe.template,
+        training={
+            "config": recipe.model_dump(mode="json"),
+            "seed": recipe.training.seed,
+            "packages": _package_versions(),
+        },
+        datasets=_datasets(prepared),
+        metrics={name: Metric(**entry) for name, entry in report["metrics"].items()},
+        probe=probe.digest(),
+    )
+
+
+def make_probe(model: Any, prepared: Prepared, dtype: str) -> Probe:
+    """Record what the model says next after a few prompts, with the adapter and without.
+
+    Of some short prompts those are kept which the adapter changes most: a probe that hardly
+    tells the adapter from its base proves little.
+    """
+    prompts = probe_prompts(prepared.of("test") + prepared.of("train"))
+    with torch.inference_mode():
+        adapter = [_next_logprobs(model, ids) for ids in prompts]
+        with model.disable_adapter():
+            base = [_next_logprobs(model, ids) for ids in prompts]
+    items = [_item(*parts) for parts in zip(prompts, adapter, base, strict=True)]
+    items.sort(key=lambda item: -Probe(dtype=dtype, items=[item]).effect())
+    return Probe(dtype=dtype, items=items[:_ITEMS])
+
+
+def probe_prompts(rows: list[Row]) -> list[list[int]]:
+    """Up to twelve different prompts: short ones in the given order, else the shortest."""
+    different = list({tuple(row.prompt_ids): None for row in rows})
+    short = [ids for ids in different if len(ids) <= _SHORT_TOKENS][:_CANDIDATES]
+    if len(short) < _ITEMS:
+        short = sorted(different, key=len)[:_ITEMS]
+    return [list(ids) for ids in short]
+
+
+def _next_logprobs(model: Any, ids: list[int]) -> Tensor:
+    """Log-probabilities [V] in float32 after a prompt run alone, as a server runs it."""
+    states = run(inner_model(model), [ids], 0).states[:, -1]
+    return torch.log_softmax(project(model, states)[0], -1)
+
+
+def _item(ids: list[int], adapter: Tensor, base: Tensor) -> ProbeItem:
+    likely = [*adapter.topk(_ADAPTER_TOKENS).indices.tolist()]
+    likely += base.topk(_BASE_TOKENS).indices.tolist()
+    tokens = list(dict.fromkeys(likely))
+    return ProbeItem(
+        prompt_ids=ids,
+        token_ids=tokens,
+        adapter_logprobs=adapter[tokens].tolist(),
+        base_logprobs=base[tokens].tolist(),
+    )
+
+
+def _datasets(prepared: Prepared) -> list[DatasetRef]:
+    found = []
+    for split in ("train", "validation", "test"):
+        rows = prepared.of(split)
+        files = prepared.sources.get(split, prepared.sources["train"])
+        source = ", ".join(Path(path).name for path in files)
+        held_out = "" if split in prepared.sources else " (held out)"
+        if rows:
+            found.append(
+                DatasetRef(
+                    digest=split_digest(rows), examples=len(rows), split=split,
+                    source=source + held_out,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _package_versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,239 @@
+"""One run's folder and its steps.
+
+    HOME/runs/NAME-<recipe digest>/
+        recipe.yaml
+        prepared.jsonl, dataset.json          prepare
+        preflight.json                        check
+        metrics.jsonl, checkpoints/, adapter/, loss.png   train
+        predictions.jsonl, report.json        evaluate
+        published.json                        publish
+
+A step is done when the file or folder that it writes last is there.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from rich.console import Console
+
+from adapters.bases import Base
+from adapters.digests import digest_file
+from adapters.errors import IncompatibleAdapter, InvalidInput
+from adapters.prompt import Renderer
+from adapters.registry import Registry
+from finetune import evaluate, preflight
+from finetune.base_model import load_tokenizer
+from finetune.config import Recipe
+from finetune.data import Prepared, load_prepared, prepare, save_prepared
+from finetune.plan import Job, Plan, make_plan
+from finetune.progress import Progress, plot_losses
+from finetune.publish import make_probe, publish
+from finetune.sources import find_files
+from finetune.train import read_metrics, stop_on_signals, train
+
+STEPS = ("prepare", "check", "train", "evaluate", "publish")
+_MARKS = {
+    "prepare": "dataset.json",
+    "check": "preflight.json",
+    "train": "adapter",
+    "evaluate": "report.json",
+    "publish": "published.json",
+}
+
+
+class Run:
+    """A recipe at work in its folder."""
+
+    def __init__(
+        self, recipe: Recipe, registry: Registry, console: Console, *, resume: bool = False
+    ) -> None:
+        self.recipe = recipe
+        self.registry = registry
+        self.console = console
+        self.resume = resume
+        self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
+        self._model: Any = None
+
+    def is_done(self, step: str) -> bool:
+        return (self.folder / _MARKS[step]).exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; two processes on one run would spoil it.
+
+        Raises:
+            InvalidInput: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InvalidInput(
+                    f"another process works on the run {self.folder.name}",
+                    hint="wait for it, or change the recipe's name",
+                ) from error
+            (self.folder / "recipe.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
+            yield
+
+    @cached_property
+    def base(self) -> Base:
+        base = self.registry.base(self.recipe.base)
+        if not base.lora:
+            raise IncompatibleAdapter(
+                f"base {base.name} can't be adapted: {base.lora_reason}", param="base"
+            )
+        return base
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.base.path)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return load_prepared(self.folder)
+
+    @cached_property
+    def plan(self) -> Plan:
+        return make_plan(self.recipe, self.prepared.of("train"), self.base.parameters)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The evaluation's report."""
+        report: dict[str, Any] = json.loads((self.folder / "report.json").read_text("utf-8"))
+        return report
+
+    # the steps, in order
+
+    def prepare(self) -> None:
+        """Read the data, make examples and token ids, and part train from held-out."""
+        before = self._prepared_digest()
+        renderer = Renderer(self.tokenizer)
+        prepared = prepare(self.recipe, renderer, self.base.context_length)
+        save_prepared(prepared, self.folder, self.base.ref.fingerprint)
+        if self._prepared_digest() != before:
+            self._forget(
+                "adapter", "checkpoints", "preflight.json", "report.json", "published.json"
+            )
+        self.__dict__.pop("prepared", None)
+        counts = {split: len(self.prepared.of(split)) for split in ("train", "test")}
+        self.console.print(f"{counts['train']} training examples, {counts['test']} held out")
+
+    def check(self) -> None:
+        """Look for what would make training useless.
+
+        Raises:
+            PreflightFailed: with every reason.
+        """
+        self._forget("preflight.json")
+        report = preflight.check(self.prepared, self.recipe, self.plan)
+        preflight.show(report, self.console)
+        if report.errors:
+            raise preflight.PreflightFailed(report)
+        self._write("preflight.json", report.to_json())
+
+    def train(self) -> None:
+        """Train, from the last checkpoint when resuming."""
+        self._forget("adapter", "report.json", "published.json")
+        self._model = None
+        progress = Progress(self.plan.tokens, self.console)
+        with stop_on_signals() as stop:
+            job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
+            train(job, resume=self.resume, stop=stop, progress=progress)
+        plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
+
+    def evaluate(self) -> None:
+        """Measure base and adapter on the held-out examples."""
+        self._forget("report.json", "published.json")
+        report, predictions = evaluate.evaluate(
+            self._adapted_model(), self.tokenizer, self.recipe, self.prepared
+        )
+        evaluate.save_report(report, predictions, self.folder)
+        self.__dict__.pop("report", None)
+        evaluate.show(report, self.console)
+
+    def publish(self) -> None:
+        """Record the probe and publish the version."""
+        probe = make_probe(self._adapted_model(), self.prepared, self.plan.dtype)
+        version = publish(self.registry, self.recipe, self.prepared, self.base, self.folder, probe)
+        self._write("published.json", {"version": version.reference, "digest": version.digest})
+        self.console.print(f"{version.reference} {version.digest}", highlight=False, soft_wrap=True)
+
+    def check_unchanged(self) -> None:
+        """Compare what an earlier `prepare` read with what is there now.
+
+        Raises:
+            InvalidInput: data or base changed since.
+        """
+        data = self.recipe.data
+        now: dict[str, dict[str, str]] = {}
+        for split in ("train", "validation", "test"):
+            patterns = getattr(data, split)
+            if patterns is not None:
+                paths = find_files(patterns, f"data.{split}")
+                now[split] = {str(path): digest_file(path) for path in paths}
+        about = json.loads((self.folder / "dataset.json").read_text("utf-8"))
+        same_base = about["base"] == self.base.ref.fingerprint
+        if now != about["sources"] or not same_base:
+            what = "data" if same_base else "base model"
+            raise InvalidInput(
+                f"the {what} changed since this run was prepared",
+                hint="prepare it again: finetune prepare, or run without --resume",
+                param="data" if same_base else "base",
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """What is known about the run, for programs."""
+        found: dict[str, Any] = {
+            "folder": str(self.folder),
+            "done": [step for step in STEPS if self.is_done(step)],
+        }
+        for key, name in (("preflight", "preflight.json"), ("evaluation", "report.json")):
+            if (self.folder / name).is_file():
+                found[key] = json.loads((self.folder / name).read_text("utf-8"))
+        if self.is_done("publish"):
+            found |= json.loads((self.folder / "published.json").read_text("utf-8"))
+        return found
+
+    def _adapted_model(self) -> Any:
+        if self._model is None:
+            plan, adapter = self.plan, self.folder / "adapter"
+            self._model = evaluate.load_adapter(self.base, adapter, plan.dtype, plan.device)
+        return self._model
+
+    def _prepared_digest(self) -> str | None:
+        path = self.folder / "prepared.jsonl"
+        return digest_file(path) if path.is_file() else None
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _write(self, name: str, value: Any) -> None:
+        partial = self.folder / f".{name}.partial"
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(self.folder / name)
+
+
+def steps_to_run(run: Run, wanted: str) -> list[tuple[str, Callable[[], None]]]:
+    """The steps that a command has to do, in order.
+
+    A single step brings along the earlier ones that are missing; `run` does them all. With
+    resume, what is done stays done.
+    """
+    last = len(STEPS) - 1 if wanted == "run" else STEPS.index(wanted)
+    chosen = []
+    for step in STEPS[: last + 1]:
+        asked = wanted in ("run", step)
+        if not run.is_done(step) or (asked and not run.resume):
+            chosen.append((step, getattr(run, step)))
+    return chosen

@@ -1,0 +1,1 @@
+"""The server: one process around vLLM's engine, and the command `modiste`."""

@@ -1,0 +1,211 @@
+"""From settings to vLLM's own server: its arguments, its environment, and its start."""
+
+import logging
+import os
+import socket
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.metadata import version as installed
+
+import psutil
+
+from adapters.bases import Base, light_fingerprint
+from adapters.errors import AdapterError
+from adapters.registry import Registry
+from service.settings import RANKS, Settings, SettingsError
+
+FORBIDDEN_ENVIRONMENT = {
+    "VLLM_SKIP_MODEL_NAME_VALIDATION": "any model name would be answered by the base",
+    "VLLM_SERVER_DEV_MODE": "it opens routes that control the engine",
+    "VLLM_USE_RUST_FRONTEND": "that front end does not load our routes",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "adapters would be served without a proof",
+    "VLLM_API_KEY": "keys are ours: set api_keys_file",
+}
+FORBIDDEN_ARGUMENTS = {
+    "--api-server-count": "one process holds the whole state",
+    "-asc": "one process holds the whole state",
+    "--headless": "there would be no front end",
+    "--grpc": "that front end does not load our routes",
+    "--api-key": "set api_keys_file instead",
+    "--lora-modules": "publish adapters with `modiste adapters`",
+    "--middleware": "it would run code outside our checks",
+    "--model": "set base instead",
+    "--served-model-name": "the base's own name is served",
+    "--host": "set host instead",
+    "--port": "set port instead",
+    "--scheduling-policy": "priority is always used",
+    "--trust-request-chat-template": "templates from requests are never run",
+}
+CPU = "cpu"
+
+
+def on_cpu() -> bool:
+    """Whether the installed vLLM is the build for CPUs."""
+    return CPU in installed("vllm")
+
+
+def lora_rank(settings: Settings, registry: Registry) -> int:
+    """The engine's largest rank: as set, else the smallest that every version fits in."""
+    if settings.max_lora_rank is not None:
+        return settings.max_lora_rank
+    ranks = [
+        version.manifest.rank
+        for record in registry.adapters()
+        for version in registry.versions(record.name)
+        if version.state == "ready"
+    ]
+    need = max([16, *ranks])
+    return min((rank for rank in RANKS if rank >= need), default=RANKS[-1])
+
+
+def vllm_arguments(settings: Settings, base: Base, max_rank: int) -> list[str]:
+    """Arguments of `vllm serve` for a base model, the model's folder first."""
+    dtype = settings.dtype
+    if dtype == "auto" and on_cpu():
+        dtype = "float32"  # as fast as bfloat16 there, and exact
+    arguments = [
+        str(base.path),
+        "--served-model-name", base.name,
+        "--host", settings.host,
+        "--port", str(settings.port),
+        "--dtype", dtype,
+        "--enable-lora",
+        "--max-loras", str(settings.max_loras),
+        "--max-cpu-loras", str(max(settings.max_resident_versions, settings.max_loras)),
+        "--max-lora-rank", str(max_rank),
+        "--lora-target-modules", *settings.lora_target_modules,
+        "--scheduling-policy", "priority",
+        "--shutdown-timeout", str(settings.shutdown_grace_s),
+        "--uvicorn-log-level", settings.log_level,
+        "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    if on_cpu():
+        arguments += ["--block-size", "32"]  # 128 by default: too coarse to share prompts
+    if settings.max_model_len is not None:
+        arguments += ["--max-model-len", str(settings.max_model_len)]
+    return arguments + settings.vllm_args
+
+
+def vllm_environment(settings: Settings) -> dict[str, str]:
+    """Environment that the server needs; what the operator set himself stays."""
+    plugins = [name for name in os.environ.get("VLLM_PLUGINS", "").split(",") if name]
+    wanted = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
+    if on_cpu():
+        gib = psutil.virtual_memory().total // 2**30
+        space = settings.kv_cache_gib
+        wanted["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, min(4, gib // 6)) if space is None else space)
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) <= 2:
+            # vLLM would keep a core free for the front end, which is idle most of the time
+            wanted["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    environment = {name: os.environ.get(name, value) for name, value in wanted.items()}
+    environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*plugins, "modiste"]))
+    return environment
+
+
+def problems(settings: Settings, keys: Sequence[str], base: Base) -> list[str]:
+    """Everything that forbids a start, each with its remedy."""
+    found = [
+        f"the environment has {name}: {why}; unset it"
+        for name, why in FORBIDDEN_ENVIRONMENT.items()
+        if os.environ.get(name, "").lower() not in ("", "0", "false")
+    ]
+    for argument in settings.vllm_args:
+        flag = argument.split("=", 1)[0].replace("_", "-")
+        if flag in FORBIDDEN_ARGUMENTS:
+            found.append(f"vllm_args has {flag}: {FORBIDDEN_ARGUMENTS[flag]}")
+    public = settings.host not in ("127.0.0.1", "localhost", "::1")
+    if public and not keys and not settings.allow_anonymous:
+        found.append(
+            f"host {settings.host} is reachable from outside and no API keys are set; "
+            "set api_keys_file, or allow_anonymous if something in front asks for keys"
+        )
+    if not base.lora:
+        found.append(f"base {base.name} can't be served with adapters: {base.lora_reason}")
+    return found + _base_problems(base) + _port_problems(settings)
+
+
+def _base_problems(base: Base) -> list[str]:
+    try:
+        found = light_fingerprint(base.path)
+    except AdapterError as error:
+        return [f"base {base.name}: {error}"]
+    changed = [part for part, digest in found.items() if getattr(base.ref, part) != digest]
+    if not changed:
+        return []
+    return [
+        f"base {base.name} in {base.path} has another {', '.join(changed)} than when it was added; "
+        "restore it, or add it under another name"
+    ]
+
+
+def _port_problems(settings: Settings) -> list[str]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            return [
+                f"port {settings.port} of {settings.host} can't be used: {error.strerror}; "
+                "stop what uses it, or choose another with --port"
+            ]
+    return []
+
+
+def serve(settings: Settings, registry: Registry) -> None:
+    """Run the server until it is told to stop.
+
+    Raises:
+        SettingsError: every reason why it can't start.
+        AdapterError: no such base model.
+    """
+    base = registry.base(settings.base)
+    keys = settings.keys()
+    if found := problems(settings, keys, base):
+        raise SettingsError(found)
+    max_rank = lora_rank(settings, registry)
+    os.environ.update(vllm_environment(settings))
+    _log(settings.log_level)
+    _run(settings, registry, base, keys, max_rank)
+
+
+def _log(level: str) -> None:
+    """Our own lines, beside vLLM's; the root logger stays as it is."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("modiste")
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def _run(
+    settings: Settings, registry: Registry, base: Base, keys: list[str], max_rank: int
+) -> None:
+    # imported here: vllm reads the environment when it is imported
+    import uvloop  # noqa: PLC0415
+    from vllm.entrypoints.launchers.api_server.entry import run_server  # noqa: PLC0415
+
+    from service.plugin import Plan, plan  # noqa: PLC0415
+
+    args = parse(vllm_arguments(settings, base, max_rank))
+    plan.set(Plan(settings, registry, base, keys, max_rank))
+    uvloop.run(run_server(args))
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """vLLM's own parsing and checks of its arguments."""
+    from vllm.entrypoints.launchers.cli_args import (  # noqa: PLC0415
+        make_arg_parser,
+        validate_parsed_serve_args,
+    )
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
+
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", *arguments])
+    validate_parsed_serve_args(args)
+    return args

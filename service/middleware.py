@@ -1,0 +1,162 @@
+"""The edge: what every request passes before a route sees it, as plain ASGI.
+
+In this order: only routes of the table, a caller, a bounded body; then the record,
+whose end releases what the request held and counts it.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.auth import Authenticator
+from service.errors import RouteNotFound, ServiceError, TooLarge, from_service
+from service.record import Record, set_record
+from service.telemetry import Metrics
+
+PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/version"})
+"""Answered without a key: probes and scrapers have none."""
+
+STRIPPED = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-session-id"})
+"""Headers by which a caller would steer the engine."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The reachable routes: path templates with their methods."""
+
+    exact: dict[str, str]
+    patterns: tuple[tuple[re.Pattern[str], str], ...]
+
+    @classmethod
+    def of(cls, templates: Iterable[str]) -> "Table":
+        plain = {template: template for template in templates if "{" not in template}
+        patterns = tuple(
+            (re.compile(re.sub(r"\{[a-z_]+(:path)?\}", "[^/]+", template)), template)
+            for template in templates
+            if "{" in template
+        )
+        return cls(plain, patterns)
+
+    def match(self, path: str) -> str | None:
+        """The template of a path, or None when it is not in the table."""
+        found = self.exact.get(path)
+        if found is not None:
+            return found
+        return next((t for pattern, t in self.patterns if pattern.fullmatch(path)), None)
+
+
+class Edge:
+    """The outermost middleware."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        table: Table,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        max_body_bytes: int,
+    ) -> None:
+        self._app, self._table, self._metrics = app, table, metrics
+        self._authenticator, self._max_body_bytes = authenticator, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # no route of ours is a web socket
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = dict(scope["headers"])
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in STRIPPED]
+        record = Record(_request_id(headers), self._table.match(scope["path"]) or "unknown")
+        set_record(record)
+        self._metrics.in_flight.inc()
+        answer = _Answer(record, send)
+        try:
+            if (refusal := self._refusal(record, scope, headers)) is not None:
+                await from_service(refusal)(scope, receive, answer)
+                return
+            await self._app(scope, _bounded(receive, self._max_body_bytes, answer), answer)
+        except ServiceError as error:  # raised while the body was read
+            if not answer.started:
+                await from_service(error)(scope, receive, answer)
+        finally:
+            self._metrics.in_flight.dec()
+            record.finish()
+            self._metrics.observe(record)
+
+    def _refusal(
+        self, record: Record, scope: Scope, headers: dict[bytes, bytes]
+    ) -> ServiceError | None:
+        path = scope["path"]
+        try:
+            if path not in PUBLIC:
+                caller = self._authenticator.caller(
+                    headers.get(b"authorization", b"").decode("latin-1") or None
+                )
+                record.caller, record.project = caller.name, caller.project
+        except ServiceError as error:
+            return error
+        if record.route == "unknown":
+            return RouteNotFound(
+                f"there is no {scope['method']} {path[:200]}", hint="see docs/api.md for the routes"
+            )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            return _too_large(self._max_body_bytes)
+        return None
+
+
+class _Answer:
+    """Adds our headers to an answer and notes its status."""
+
+    def __init__(self, record: Record, send: Send) -> None:
+        self._record, self._send = record, send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self._record.status = message["status"]
+            headers = [*message.get("headers", ())]
+            headers.append((b"x-request-id", self._record.request_id.encode()))
+            if self._record.model is not None and message["status"] < 400:
+                headers.append((b"x-modiste-receipt", self._record.model.receipt.encode()))
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+
+def _bounded(receive: Receive, limit: int, answer: _Answer) -> Callable[[], Any]:
+    """`receive` that stops at too many bytes, for bodies that tell no length."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > limit and not answer.started:
+                raise _too_large(limit)
+        return message
+
+    return bounded
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is over {limit} bytes", hint="send fewer items, or raise max_body_bytes"
+    )
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    """The caller's own id when it is harmless, so that logs of both sides meet."""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex

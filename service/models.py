@@ -1,0 +1,243 @@
+"""From the name in a request to the version that answers it.
+
+Aliases take effect here only after their version was loaded and proved, so a name
+never points at something that can't answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from adapters.bases import Base
+from adapters.errors import AdapterError, NotFound, Quarantined
+from adapters.languages import same_language
+from adapters.names import PRODUCTION, parse_reference
+from adapters.prompt import PromptTemplate, Task, default_prompt
+from adapters.registry import Registry, Version
+from service.errors import BadRequest, ModelNotFound, NotReady
+from service.record import current_record
+
+if TYPE_CHECKING:
+    from service.residency import Residency
+
+logger = logging.getLogger("modiste.models")
+
+RETRY_S = 5.0
+"""Pause before an alias is tried again that failed for a passing reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What answers a request: a version, or the base model."""
+
+    reference: str
+    digest: str
+    proof: str
+    version: Version | None = None
+    engine_name: str = ""
+    lora_request: Any = None
+
+    @property
+    def receipt(self) -> str:
+        return f"version={self.reference}; digest={self.digest}; proof={self.proof}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the version was trained on."""
+        return () if self.version is None else tuple(self.version.manifest.labels)
+
+    @property
+    def languages(self) -> tuple[str, str] | None:
+        """Source and target of a translator."""
+        languages = [] if self.version is None else self.version.manifest.languages
+        return (languages[0], languages[1]) if len(languages) == 2 else None
+
+    @property
+    def labels_of_metrics(self) -> tuple[str, str]:
+        if self.version is None:
+            return "", self.reference
+        return self.version.name, str(self.version.number)
+
+    def template(self, task: Task) -> PromptTemplate:
+        """The version's own prompt for its task, else the default one."""
+        if self.version is not None and self.version.manifest.task == task:
+            return self.version.manifest.prompt
+        return default_prompt(task)
+
+
+class Models:
+    """Resolves names; follows the registry's aliases."""
+
+    def __init__(self, registry: Registry, residency: "Residency", base: Base) -> None:
+        self._registry = registry
+        self._residency = residency
+        self._base = Resolved(base.name, base.ref.fingerprint, "base", engine_name=base.name)
+        self._live: dict[tuple[str, str], Version] = {}
+        self._failed: dict[tuple[str, str], str] = {}
+        self._known: dict[str, Version] = {}
+        self._revision = -1
+        self._retry_at = inf
+        self._following = asyncio.Lock()
+        self.ready = False
+
+    @property
+    def base(self) -> Resolved:
+        return self._base
+
+    def live(self) -> dict[tuple[str, str], Version]:
+        """Aliases in effect: (adapter, alias) to version."""
+        return dict(self._live)
+
+    def failures(self) -> dict[tuple[str, str], str]:
+        """Aliases that the registry moved and that could not take effect, with the reason."""
+        return dict(self._failed)
+
+    async def resolve(
+        self,
+        reference: str | None,
+        *,
+        task: Task,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Resolved:
+        """The model for a request; it stays loaded until the request ends.
+
+        Without a reference: the live adapter of the task (and language pair, and labels)
+        that was promoted last, else the base.
+
+        Raises:
+            ModelNotFound, NotReady, BadRequest, AdapterError.
+        """
+        if reference is None:
+            version = self._live_for(task, source_lang, target_lang, labels)
+        elif reference == self._base.reference:
+            version = None
+        elif not reference.strip():
+            raise BadRequest("model is empty", param="model", hint="name a model of GET /v1/models")
+        else:
+            version = await self._find(reference)
+        resolved = self._base if version is None else await self._residency.hold(version)
+        record = current_record()
+        if record is not None:
+            record.model, record.task = resolved, task
+        return resolved
+
+    async def _find(self, reference: str) -> Version:
+        try:
+            parsed = parse_reference(reference)
+        except AdapterError as error:
+            raise ModelNotFound(
+                f"the model {reference[:120]!r} does not exist", param="model", hint=error.hint
+            ) from error
+        if parsed.alias is not None:
+            key = (parsed.name, parsed.alias)
+            if key in self._live:
+                return self._live[key]
+            if key in self._failed:
+                raise NotReady(
+                    f"{reference!r} can't be served: {self._failed[key]}",
+                    param="model", hint="promote a version that passes its proof",
+                    code="alias_not_served",
+                )  # fmt: skip
+        version = self._known.get(reference)
+        if version is None:
+            version = await self._look_up(reference)
+            if parsed.alias is None and version.state == "ready":
+                self._known[reference] = version
+        if version.state != "ready":
+            raise Quarantined(
+                f"{version.reference} is quarantined: {version.reason}",
+                hint="use a version that passed its proof", param="model",
+            )  # fmt: skip
+        return version
+
+    async def look_up(self, reference: str) -> Version | None:
+        """The version that a name stands for, without loading it; None for no such."""
+        try:
+            return await self._find(reference)
+        except ModelNotFound:
+            return None
+
+    async def _look_up(self, reference: str) -> Version:
+        try:
+            return await asyncio.to_thread(self._registry.find, reference)
+        except NotFound as error:
+            raise ModelNotFound(
+                f"the model {reference!r} does not exist: {error.message}",
+                param="model", hint="GET /v1/models lists the models",
+            ) from error  # fmt: skip
+
+    def forget(self, version: Version) -> None:
+        """Look a version up again: it was quarantined."""
+        self._known = {k: v for k, v in self._known.items() if v.digest != version.digest}
+
+    def _live_for(
+        self, task: Task, source: str | None, target: str | None, labels: Sequence[str] | None
+    ) -> Version | None:
+        found: Version | None = None
+        for (_, alias), version in self._live.items():
+            manifest = version.manifest
+            if alias != PRODUCTION or manifest.task != task:
+                continue
+            pair = manifest.languages
+            if target is not None and (len(pair) != 2 or not same_language(pair[1], target)):
+                continue
+            if source is not None and not same_language(pair[0], source):
+                continue
+            if labels is not None and set(labels) != set(manifest.labels):
+                continue
+            found = version
+        return found
+
+    # aliases
+
+    async def follow(self, every_s: float) -> None:
+        """Keep up with the registry for as long as the server runs."""
+        while True:
+            try:
+                await self.catch_up()
+            except AdapterError as error:
+                logger.error("aliases can't be read: %s", error)
+            except Exception:
+                logger.exception("following aliases failed")
+            await asyncio.sleep(every_s)
+
+    async def catch_up(self) -> None:
+        """Load and prove what aliases point at now, then let them take effect."""
+        async with self._following:
+            revision = await asyncio.to_thread(self._registry.revision)
+            if revision == self._revision and monotonic() < self._retry_at:
+                return
+            self._retry_at = inf
+            wanted = await asyncio.to_thread(self._registry.all_aliases)
+            await asyncio.gather(*(self._switch(key, number) for key, number in wanted.items()))
+            for gone in self._live.keys() - wanted.keys():
+                del self._live[gone]
+            self._residency.keep(list(self._live.values()))
+            self._revision, self.ready = revision, True
+
+    async def _switch(self, key: tuple[str, str], number: int) -> None:
+        name, alias = key
+        current = self._live.get(key)
+        if current is not None and current.number == number:
+            return
+        try:
+            version = await asyncio.to_thread(self._registry.find, f"{name}@{number}")
+            await self._residency.ensure(version)
+        except Exception as error:
+            self._failed[key] = str(error)
+            if getattr(error, "retryable", True):
+                self._retry_at = monotonic() + RETRY_S
+            stays = "nothing" if current is None else current.reference
+            logger.error("%s@%s stays on %s: %s", name, alias, stays, error)
+            return
+        self._failed.pop(key, None)
+        # the last promoted stands last, and is taken where no model is named
+        self._live.pop(key, None)
+        self._live[key] = version
+        logger.info("%s@%s is now %s %s", name, alias, version.reference, version.digest)

@@ -1,0 +1,167 @@
+"""Where the server is wired: vLLM's endpoint plugin.
+
+vLLM calls `attach_router` while it builds its app, and `init_state` once its engine
+and handlers are there. Our routes replace vLLM's of the same path; all others go.
+"""
+
+import asyncio
+import logging
+from argparse import Namespace
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from prometheus_client import REGISTRY
+from starlette.datastructures import State
+from vllm.engine.protocol import EngineClient
+
+from adapters.bases import Base
+from adapters.registry import Registry
+from service import errors
+from service.auth import Authenticator
+from service.engine import Engine, MeteredClient, engine_errors
+from service.middleware import Edge, Table
+from service.models import Models
+from service.record import current_record
+from service.residency import Limits, Residency
+from service.routes import adapters, health, openai, tasks
+from service.settings import Settings
+from service.telemetry import Metrics, RoutingCollector
+
+logger = logging.getLogger("modiste.plugin")
+
+ROUTERS = (openai.router, tasks.router, adapters.router, health.router)
+"""Every reachable route is in one of these; nothing of vLLM's own is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `service.launch` decided before vLLM started."""
+
+    settings: Settings
+    registry: Registry
+    base: Base
+    keys: list[str]
+    max_lora_rank: int
+
+
+plan: ContextVar[Plan] = ContextVar("modiste_plan")
+"""Set by `service.launch`: vLLM makes the plugin with no arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The parts that routes reach, as `app.state.modiste`."""
+
+    settings: Settings
+    registry: Registry
+    engine: Engine
+    models: Models
+    residency: Residency
+    metrics: Metrics
+    following: "asyncio.Task[None]"
+
+
+class ModistePlugin:
+    """vLLM's `EndpointPlugin` protocol."""
+
+    name = "modiste"
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._plan = plan.get()
+        self._app: FastAPI | None = None
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add our routes; vLLM puts them in place of its own."""
+        self._app = app
+        for router in ROUTERS:
+            app.include_router(router)
+
+    async def init_state(
+        self, engine_client: EngineClient | None, state: State, args: Namespace
+    ) -> None:
+        """Build the server around the engine, then leave only our routes reachable."""
+        if engine_client is None or self._app is None:
+            raise RuntimeError("modiste needs an engine; the render server has none")
+        settings = self._plan.settings
+        metrics = Metrics(REGISTRY)
+        engine = Engine(engine_client, engine_client.renderer.get_tokenizer())
+        residency = Residency(
+            engine, self._plan.registry, state.openai_serving_models, self._limits(), metrics
+        )
+        models = Models(self._plan.registry, residency, self._plan.base)
+        following = asyncio.create_task(models.follow(settings.alias_poll_s))
+        state.modiste = Server(
+            settings, self._plan.registry, engine, models, residency, metrics, following
+        )
+        _meter_handlers(state, engine.client)
+        _name_answers(state.openai_serving_models)
+        _replace_lora_gauge(engine_client, residency)
+        keep_only_our_routes(self._app)
+        errors.install(self._app, engine_errors())
+        self._app.middleware_stack = None  # built too early by vLLM's SageMaker bootstrap
+        self._app.add_middleware(
+            Edge,
+            table=Table.of([route.path for route in our_routes()]),
+            authenticator=Authenticator(self._plan.keys),
+            metrics=metrics,
+            max_body_bytes=settings.max_body_bytes,
+        )
+
+    def _limits(self) -> Limits:
+        settings = self._plan.settings
+        return Limits(
+            base=self._plan.base.ref,
+            max_rank=self._plan.max_lora_rank,
+            max_resident=settings.max_resident_versions,
+            max_running=settings.max_loras,
+            target_modules=frozenset(settings.lora_target_modules),
+        )
+
+
+def our_routes() -> list[APIRoute]:
+    """The route table."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+def keep_only_our_routes(app: FastAPI) -> None:
+    """Drop every route, mount and page that is not in the table."""
+    ours = {route.endpoint for route in our_routes()}
+    app.router.routes[:] = [
+        route for route in app.router.routes if getattr(route, "endpoint", None) in ours
+    ]
+    app.openapi_schema = None
+
+
+def _meter_handlers(state: State, client: MeteredClient) -> None:
+    for name in ("openai_serving_chat", "openai_serving_completion"):
+        getattr(state, name).engine_client = client
+
+
+def _name_answers(served: Any) -> None:
+    """Let vLLM's answers carry the public name instead of the engine's."""
+    original = served.model_name
+
+    def model_name(lora_request: Any = None) -> str:
+        record = current_record()
+        if record is not None and record.model is not None:
+            return record.model.reference
+        name: str = original(lora_request)
+        return name
+
+    served.model_name = model_name
+
+
+def _replace_lora_gauge(client: Any, residency: Residency) -> None:
+    """vLLM's gauge keeps a series for every combination of names that ever was."""
+    manager = getattr(client, "logger_manager", None)
+    loggers = [] if manager is None else list(manager.stat_loggers)
+    for stat_logger in loggers:
+        gauge = getattr(stat_logger, "gauge_lora_info", None)
+        if gauge is not None:
+            REGISTRY.unregister(gauge)
+            stat_logger.gauge_lora_info = None
+    RoutingCollector(residency, REGISTRY)

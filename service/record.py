@@ -1,0 +1,50 @@
+"""What is known of the request that is being answered.
+
+One record a request travels in a context variable from the edge to the engine and
+back, so that metrics, logs, receipts and holds on versions need no extra arguments.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.models import Resolved
+
+
+@dataclass(slots=True)
+class Record:
+    """Times are `perf_counter` seconds."""
+
+    request_id: str
+    route: str
+    project: str = "default"
+    caller: str = ""
+    task: str = ""
+    model: "Resolved | None" = None
+    started: float = field(default_factory=perf_counter)
+    first_token: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    status: int = 0
+    error_code: str | None = None
+    on_end: list[Callable[[], None]] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """Let go of what the request held."""
+        while self.on_end:
+            self.on_end.pop()()
+
+
+_current: ContextVar[Record | None] = ContextVar("modiste_record", default=None)
+
+
+def current_record() -> Record | None:
+    return _current.get()
+
+
+def set_record(record: Record) -> None:
+    """For the life of the current task and those that it starts."""
+    _current.set(record)

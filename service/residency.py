@@ -1,0 +1,247 @@
+"""Which versions are loaded in the engine: load, prove, hold, unload.
+
+A version is served only after this engine reproduced its probe. It is never removed
+while a request uses it: the engine would read its files again inside a step, and
+missing files end every request.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import Any, Protocol
+
+from adapters.errors import (
+    DigestMismatch,
+    IncompatibleAdapter,
+    InvalidManifest,
+    ProofFailed,
+    UnsafeFile,
+)
+from adapters.manifest import BaseRef
+from adapters.probe import Probe, Proof, judge
+from adapters.registry import Registry, Version
+from service.errors import NotReady
+from service.models import Resolved
+from service.record import current_record
+from service.telemetry import Metrics
+
+logger = logging.getLogger("modiste.residency")
+
+QUARANTINED_FOR = (DigestMismatch, InvalidManifest, ProofFailed, UnsafeFile)
+"""What a version can't recover from; a store that is away, or another base, passes."""
+
+
+class AdapterEngine(Protocol):
+    """What residency needs of the engine."""
+
+    dtype: str
+
+    async def load(self, engine_name: str, identifier: int, folder: str) -> Any: ...
+    async def unload(self, request: Any) -> bool: ...
+    async def probe(
+        self, prompt_ids: list[int], token_ids: list[int], request: Any
+    ) -> list[float]: ...
+
+
+class ServedNames(Protocol):
+    """vLLM's own table of adapters, kept in step with ours."""
+
+    lora_requests: dict[str, Any]
+    lora_id_counter: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this engine was started with."""
+
+    base: BaseRef
+    max_rank: int
+    max_resident: int
+    max_running: int
+    target_modules: frozenset[str]
+
+
+@dataclass(slots=True)
+class Resident:
+    """A loaded and proved version."""
+
+    version: Version
+    resolved: Resolved
+    proof: Proof
+    in_flight: int = 0
+    last_used: float = field(default_factory=monotonic)
+
+
+class Residency:
+    """The versions in one engine."""
+
+    def __init__(
+        self,
+        engine: AdapterEngine,
+        registry: Registry,
+        served: ServedNames,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self._engine, self._registry, self._served = engine, registry, served
+        self._limits, self._metrics = limits, metrics
+        self._residents: dict[str, Resident] = {}
+        self._loading: dict[str, asyncio.Task[Resident]] = {}
+        self._live: frozenset[str] = frozenset()
+        self._entering = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._limits.max_running
+
+    def residents(self) -> list[Resident]:
+        return list(self._residents.values())
+
+    def running(self) -> list[str]:
+        """Adapters with requests in flight, by the names that clients use."""
+        return sorted({r.version.name for r in self._residents.values() if r.in_flight})
+
+    def waiting(self) -> list[str]:
+        """Adapters whose version is being loaded."""
+        return sorted({task.get_name() for task in self._loading.values()})
+
+    def keep(self, versions: Iterable[Version]) -> None:
+        """These versions are live: never unload them to make room."""
+        self._live = frozenset(version.digest for version in versions)
+
+    async def hold(self, version: Version) -> Resolved:
+        """Load a version if need be; it stays until the current request ends."""
+        resident = self._residents.get(version.digest)
+        if resident is None:
+            resident = await self.ensure(version)
+        resident.in_flight += 1
+        resident.last_used = monotonic()
+        record = current_record()
+        if record is None:
+            resident.in_flight -= 1
+        else:
+            record.on_end.append(lambda: self._release(resident))
+        return resident.resolved
+
+    def _release(self, resident: Resident) -> None:
+        resident.in_flight -= 1
+        resident.last_used = monotonic()
+
+    async def ensure(self, version: Version) -> Resident:
+        """Load and prove a version; those who ask for it meanwhile wait for the one load.
+
+        Raises:
+            AdapterError: it can't be served, and why.
+            NotReady: there is no room for it.
+        """
+        digest = version.digest
+        if digest in self._residents:
+            return self._residents[digest]
+        task = self._loading.get(digest)
+        if task is None:
+            task = asyncio.create_task(self._load(version), name=version.name)
+            self._loading[digest] = task
+            task.add_done_callback(lambda _: self._loading.pop(digest, None))
+        # a caller that goes away must not stop the load that others wait for
+        return await asyncio.shield(task)
+
+    async def _load(self, version: Version) -> Resident:
+        started = perf_counter()
+        try:
+            self._check(version)
+            await asyncio.to_thread(self._registry.store.verify, version.manifest)
+            probe = await asyncio.to_thread(Probe.load, version.folder / "probe.json")
+            async with self._room():
+                resident = await self._load_and_prove(version, probe)
+                self._residents[version.digest] = resident
+        except QUARANTINED_FOR as error:
+            self._metrics.quarantines.inc()
+            await asyncio.to_thread(self._registry.quarantine, version, error.message)
+            raise
+        self._metrics.resident.set(len(self._residents))
+        self._metrics.loads.observe(perf_counter() - started)
+        logger.info(
+            "%s %s loaded and proved in %.0f ms: error %.2g of %.2g nats allowed, effect %.2g",
+            version.reference, version.digest, (perf_counter() - started) * 1000,
+            resident.proof.error, resident.proof.tolerance, resident.proof.effect,
+        )  # fmt: skip
+        return resident
+
+    def _check(self, version: Version) -> None:
+        manifest, limits = version.manifest, self._limits
+        if differences := manifest.base.differences(limits.base):
+            raise IncompatibleAdapter(
+                f"{version.reference} was made for base {manifest.base.name!r}, whose "
+                f"{', '.join(differences)} differ from {limits.base.name!r}",
+                hint="serve it with its own base, or train it again on this one",
+                param="model",
+            )
+        if manifest.rank > limits.max_rank:
+            raise IncompatibleAdapter(
+                f"{version.reference} has rank {manifest.rank}, this server takes {limits.max_rank}",
+                hint=f"restart with max_lora_rank at least {manifest.rank}",
+                param="model",
+            )
+        targets = manifest.peft.get("target_modules") or []
+        names = {targets} if isinstance(targets, str) else set(targets)
+        if others := {name.rsplit(".", 1)[-1] for name in names} - limits.target_modules:
+            raise IncompatibleAdapter(
+                f"{version.reference} adapts {', '.join(sorted(others))}, which this server does not",
+                hint="restart with these in lora_target_modules",
+                param="model",
+            )
+
+    async def _load_and_prove(self, version: Version, probe: Probe) -> Resident:
+        identifier = self._served.lora_id_counter.inc(1)
+        name = version.digest
+        request = await self._engine.load(name, identifier, str(version.folder))
+        try:
+            measured = [
+                await self._engine.probe(item.prompt_ids, item.token_ids, request)
+                for item in probe.items
+            ]
+            proof = judge(probe, measured, self._engine.dtype)
+            if not proof.proved:
+                raise ProofFailed(
+                    f"{version.reference} failed its proof: {proof.reason}",
+                    hint="publish it again from the trainer's output, for this base",
+                )
+        except BaseException:
+            await asyncio.shield(self._engine.unload(request))
+            raise
+        self._served.lora_requests[name] = request
+        resolved = Resolved(version.reference, version.digest, "proved", version, name, request)
+        return Resident(version, resolved, proof)
+
+    @asynccontextmanager
+    async def _room(self) -> AsyncIterator[None]:
+        """A place for one more version: the least recently used idle one leaves for it."""
+        self._entering += 1
+        try:
+            while len(self._residents) + self._entering > self._limits.max_resident:
+                idle = [
+                    resident
+                    for digest, resident in self._residents.items()
+                    if resident.in_flight == 0 and digest not in self._live
+                ]
+                if not idle:
+                    raise NotReady(
+                        f"all {self._limits.max_resident} places for versions are taken",
+                        hint="raise max_resident_versions, or try again",
+                        code="no_room_for_version",
+                    )
+                await self._unload(min(idle, key=lambda resident: resident.last_used))
+            yield
+        finally:
+            self._entering -= 1
+
+    async def _unload(self, resident: Resident) -> None:
+        # the name goes first: from here on nobody can take a new hold on it
+        del self._residents[resident.version.digest]
+        self._served.lora_requests.pop(resident.resolved.engine_name, None)
+        self._metrics.resident.set(len(self._residents))
+        if not await self._engine.unload(resident.resolved.lora_request):
+            logger.error("the engine did not let go of %s", resident.version.reference)

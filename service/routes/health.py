@@ -1,0 +1,49 @@
+"""Health, version and metrics: what probes, scrapers and operators ask."""
+
+from importlib.metadata import version as installed
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.errors import NotReady
+
+router = APIRouter()
+
+
+@router.get("/health/live")
+async def live(raw_request: Request) -> JSONResponse:
+    """200 while the engine runs."""
+    await raw_request.app.state.modiste.engine.check_alive()
+    return JSONResponse({"status": "live"})
+
+
+@router.get("/health/ready")
+async def ready(raw_request: Request) -> JSONResponse:
+    """200 once live adapters were loaded and proved, and while the engine runs."""
+    state = raw_request.app.state.modiste
+    await state.engine.check_alive()
+    if not state.models.ready:
+        raise NotReady("live adapters are being loaded and proved", hint="wait")
+    failures = {f"{n}@{a}": reason for (n, a), reason in state.models.failures().items()}
+    return JSONResponse({"status": "ready", "not_served": failures})
+
+
+@router.get("/version")
+async def version(raw_request: Request) -> JSONResponse:
+    """Versions of the server and of what it runs on, and the base model."""
+    base = raw_request.app.state.modiste.models.base
+    packages = ("modiste", "vllm", "torch", "transformers", "peft")
+    return JSONResponse(
+        {
+            **{name: installed(name) for name in packages},
+            "base": {"name": base.reference, "digest": base.digest},
+        }
+    )
+
+
+@router.get("/metrics")
+async def metrics(raw_request: Request) -> Response:
+    """Prometheus text: ours and vLLM's."""
+    registry = raw_request.app.state.modiste.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,138 @@
+"""OpenAI's inference routes: our names, limits and receipts around vLLM's handlers."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from adapters.prompt import Task
+from service.engine import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ErrorResponse,
+    with_cancellation,
+    with_sse_keep_alive,
+)
+from service.errors import BadRequest, ModelNotFound, error_response
+from service.models import Models, Resolved
+from service.record import current_record
+
+router = APIRouter()
+
+OPERATORS_FIELDS = frozenset(
+    {
+        "priority", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "cache_salt",
+        "use_beam_search", "session_id", "chat_template", "chat_template_kwargs", "documents",
+        "mm_processor_kwargs", "media_io_kwargs", "prompt_logprobs", "prompt_embeds",
+        "truncate_prompt_tokens", "logits_processors", "request_id", "kv_hints",
+    }
+)  # fmt: skip
+"""Fields of vLLM's request types that steer the engine; a caller may not set them."""
+
+
+@router.post("/v1/chat/completions")
+@with_cancellation
+async def chat_completions(request: ChatCompletionRequest, raw_request: Request) -> Response:
+    """Answer a chat as OpenAI's API does."""
+    handler = raw_request.app.state.openai_serving_chat
+    return await _answer(request, raw_request, handler.create_chat_completion)
+
+
+@router.post("/v1/completions")
+@with_cancellation
+async def completions(request: CompletionRequest, raw_request: Request) -> Response:
+    """Continue a prompt as OpenAI's API does."""
+    if request.echo and request.logprobs is not None:
+        raise BadRequest(
+            "echo with logprobs is not served", param="echo",
+            hint="ask for logprobs of the completion alone",
+        )  # fmt: skip
+    handler = raw_request.app.state.openai_serving_completion
+    return await _answer(request, raw_request, handler.create_completion)
+
+
+async def _answer(
+    request: Any, raw_request: Request, create: Callable[[Any, Request], Awaitable[Any]]
+) -> Response:
+    _refuse_operators_fields(request)
+    if request.model is None:
+        raise BadRequest(
+            "model is missing", param="model", code="missing_field",
+            hint="name a model of GET /v1/models",
+        )  # fmt: skip
+    models: Models = raw_request.app.state.modiste.models
+    resolved = await models.resolve(request.model, task="generate")
+    record = current_record()
+    request.model = resolved.engine_name
+    # a prefix cache shared between projects would tell by its speed what another asked
+    request.cache_salt = record.project if record is not None else None
+    result = await create(request, raw_request)
+    if isinstance(result, ErrorResponse):
+        return _vllm_error(result)
+    if hasattr(result, "model_dump"):
+        return JSONResponse(result.model_dump())
+    keep_alive_s = float(raw_request.app.state.args.sse_keep_alive_interval)
+    return StreamingResponse(
+        with_sse_keep_alive(result, keep_alive_s), media_type="text/event-stream"
+    )
+
+
+def _refuse_operators_fields(request: Any) -> None:
+    for name in sorted(request.model_fields_set & OPERATORS_FIELDS):
+        if getattr(request, name, None) not in (None, False):
+            raise BadRequest(
+                f"{name} is set by the operator, not in a request",
+                param=name, hint=f"leave {name} out", code="unsupported_field",
+            )  # fmt: skip
+
+
+def _vllm_error(result: ErrorResponse) -> JSONResponse:
+    error = result.error
+    code = "model_not_found" if error.code == 404 else "invalid_value"
+    kind = "server_error" if error.code >= 500 else "invalid_request_error"
+    return error_response(error.code, error.message, kind, code, error.param)
+
+
+def _card(resolved: Resolved, name: str, task: Task | None, parent: str | None) -> dict[str, Any]:
+    created = 0 if resolved.version is None else int(resolved.version.manifest.created.timestamp())
+    return {
+        "id": name, "object": "model", "created": created, "owned_by": "modiste",
+        "root": resolved.reference, "parent": parent, "digest": resolved.digest, "task": task,
+    }  # fmt: skip
+
+
+def _cards(raw_request: Request) -> list[dict[str, Any]]:
+    """The base, then every alias in effect; `name` stands for `name@production`."""
+    state = raw_request.app.state.modiste
+    base = state.models.base
+    cards = [_card(base, base.reference, None, None)]
+    for (name, alias), version in sorted(state.models.live().items()):
+        public = name if alias == "production" else f"{name}@{alias}"
+        resolved = Resolved(version.reference, version.digest, "proved", version)
+        cards.append(_card(resolved, public, version.manifest.task, base.reference))
+    cards[0]["max_model_len"] = state.engine.max_model_len
+    return cards
+
+
+@router.get("/v1/models")
+async def list_models(raw_request: Request) -> JSONResponse:
+    """The models that can be named in a request."""
+    return JSONResponse({"object": "list", "data": _cards(raw_request)})
+
+
+@router.get("/v1/models/{model:path}")
+async def retrieve_model(model: str, raw_request: Request) -> JSONResponse:
+    """One model, by any name that resolves."""
+    for card in _cards(raw_request):
+        if card["id"] == model:
+            return JSONResponse(card)
+    models: Models = raw_request.app.state.modiste.models
+    version = await models.look_up(model)
+    if version is None:
+        raise ModelNotFound(
+            f"the model {model[:120]!r} does not exist", param="model",
+            hint="GET /v1/models lists the models",
+        )  # fmt: skip
+    resolved = Resolved(version.reference, version.digest, "", version)
+    return JSONResponse(_card(resolved, model, version.manifest.task, models.base.reference))

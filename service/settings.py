@@ -1,0 +1,170 @@
+"""Every knob of the server: `modiste.yaml` in the home folder, then `MODISTE_*`.
+
+Units are in the names. Unknown keys are errors, and all mistakes are told at once.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from adapters.home import Home
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM accepts for its largest LoRA rank."""
+
+NOT_SETTINGS = frozenset({"MODISTE_HOME"})
+
+
+class SettingsError(Exception):
+    """One line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseModel):
+    """The server's settings; each field's description is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8321, ge=1, le=65535, description="port to listen on")
+    base: str | None = Field(default=None, description="base model to serve; none: the default")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="the engine's dtype; auto: float32 on CPU, else the model's"
+    )
+    max_model_len: Annotated[int, Field(ge=64)] | None = Field(
+        default=None, description="longest prompt and answer together, tokens; none: the model's"
+    )
+    max_loras: int = Field(
+        default=8, ge=1, le=256, description="adapters that may run in one engine step"
+    )
+    max_lora_rank: int | None = Field(
+        default=None, description="largest LoRA rank; none: that of the published versions, 16 up"
+    )
+    max_resident_versions: int = Field(
+        default=32, ge=1, le=4096, description="versions kept loaded in the engine"
+    )
+    lora_target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        description="modules that adapters may change; never lm_head or embed_tokens",
+    )
+    kv_cache_gib: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="KV cache on CPU, GiB; none: a sixth of memory, 1 to 4"
+    )
+    api_keys: list[str] = Field(
+        default=[], description="accepted API keys, 16 characters or more; none: no keys asked"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="file with one accepted API key a line"
+    )
+    allow_anonymous: bool = Field(
+        default=False, description="listen on a public address without keys"
+    )
+    max_body_bytes: int = Field(
+        default=16 * 2**20, ge=1024, description="largest request body, bytes"
+    )
+    alias_poll_s: float = Field(
+        default=0.2, gt=0, le=2, description="how often moved aliases are looked for, seconds"
+    )
+    shutdown_grace_s: int = Field(
+        default=30, ge=0, description="time for running requests at shutdown, seconds"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is logged"
+    )
+    vllm_args: list[str] = Field(default=[], description="more arguments for `vllm serve`")
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _rank_that_vllm_accepts(cls, value: int | None) -> int | None:
+        if value is not None and value not in RANKS:
+            raise ValueError(f"must be one of {', '.join(map(str, RANKS))}")
+        return value
+
+    @field_validator("lora_target_modules")
+    @classmethod
+    def _never_the_head(cls, value: list[str]) -> list[str]:
+        if bad := [name for name in value if "lm_head" in name or "embed_tokens" in name]:
+            raise ValueError(f"{bad} would crash the engine under prompt log-probabilities")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_keys(cls, value: list[str]) -> list[str]:
+        if any(len(key) < 16 for key in value):
+            raise ValueError("an API key has 16 characters or more")
+        return value
+
+    def keys(self) -> list[str]:
+        """All accepted API keys.
+
+        Raises:
+            SettingsError: the key file is unreadable, empty or has a short key.
+        """
+        if self.api_keys_file is None:
+            return self.api_keys
+        try:
+            lines = self.api_keys_file.read_text().split()
+        except OSError as error:
+            raise SettingsError(
+                [f"api_keys_file: {self.api_keys_file}: {error.strerror}"]
+            ) from None
+        if not lines or any(len(key) < 16 for key in lines):
+            raise SettingsError(
+                [f"api_keys_file: {self.api_keys_file}: needs keys of 16 characters or more"]
+            )
+        return [*self.api_keys, *lines]
+
+
+def load_settings(
+    home: Home, overrides: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings from the file, then the environment, then the command line.
+
+    Raises:
+        SettingsError: every unknown key and wrong value.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {**_from_file(home.settings), **_from_environment(environment)}
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError([_explain(problem) for problem in error.errors()]) from None
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError([f"{path}: not valid YAML: {error}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError([f"{path}: must be a mapping of settings"])
+    return {str(key): value for key, value in values.items()}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, text in environment.items():
+        if key.startswith("MODISTE_") and key not in NOT_SETTINGS:
+            name = key.removeprefix("MODISTE_").lower()
+            listed = name in ("api_keys", "vllm_args", "lora_target_modules")
+            found[name] = text.split() if listed else text
+    return found
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown setting; known are {', '.join(sorted(Settings.model_fields))}"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,103 @@
+"""Every metric of ours, in one table; vLLM's own stand beside them in `/metrics`."""
+
+from collections.abc import Iterable
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from service.record import Record
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+MODEL_LABELS = ("route", "task", "adapter", "version")
+
+
+class ResidencyView(Protocol):
+    """What the routing gauges read; names are those that clients use."""
+
+    capacity: int
+
+    def running(self) -> list[str]: ...
+    def waiting(self) -> list[str]: ...
+
+
+class Metrics:
+    """The metrics of one server process."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.registry = registry
+        self.requests = Counter(
+            "modiste_requests", "Requests answered.", (*MODEL_LABELS, "status"), registry=registry
+        )
+        self.errors = Counter(
+            "modiste_errors", "Requests refused or failed, by error code.", ("route", "code"),
+            registry=registry,
+        )  # fmt: skip
+        self.first_token = Histogram(
+            "modiste_time_to_first_token_seconds", "From the request to its first token.",
+            MODEL_LABELS, buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.duration = Histogram(
+            "modiste_request_seconds", "From the request to the end of its answer.",
+            MODEL_LABELS, buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.tokens = Counter(
+            "modiste_tokens", "Tokens read and written.", (*MODEL_LABELS, "direction"),
+            registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge(
+            "modiste_requests_in_flight", "Requests being answered.", registry=registry
+        )
+        self.resident = Gauge(
+            "modiste_resident_versions", "Versions loaded and proved.", registry=registry
+        )
+        self.loads = Histogram(
+            "modiste_version_load_seconds", "Time to load and prove a version.",
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.quarantines = Counter(
+            "modiste_quarantines", "Versions that failed their proof.", registry=registry
+        )
+
+    def observe(self, record: "Record") -> None:
+        """Count one finished request. Unknown models have no labels of their own."""
+        adapter, version = ("", "") if record.model is None else record.model.labels_of_metrics
+        labels = (record.route, record.task, adapter, version)
+        self.requests.labels(*labels, str(record.status)).inc()
+        if record.error_code is not None:
+            self.errors.labels(record.route, record.error_code).inc()
+        if not record.task:
+            return
+        self.duration.labels(*labels).observe(perf_counter() - record.started)
+        if record.first_token is not None:
+            self.first_token.labels(*labels).observe(record.first_token - record.started)
+        self.tokens.labels(*labels, "in").inc(record.prompt_tokens)
+        self.tokens.labels(*labels, "out").inc(record.completion_tokens)
+
+
+class RoutingCollector(Collector):
+    """`vllm:lora_requests_info` with one series, in the names that clients use.
+
+    The Gateway API Inference Extension (proposal 003) routes by it; vLLM's own keeps
+    a series for every combination of names that ever was.
+    """
+
+    def __init__(self, residency: ResidencyView, registry: CollectorRegistry = REGISTRY) -> None:
+        self._residency = residency
+        registry.register(self)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "vllm:lora_requests_info",
+            "Running and waiting adapters; the value is the time, seconds since 1970.",
+            labels=("running_lora_adapters", "waiting_lora_adapters", "max_lora"),
+        )
+        running, waiting = self._residency.running(), self._residency.waiting()
+        family.add_metric(
+            [",".join(running), ",".join(waiting), str(self._residency.capacity)],
+            time(),
+        )
+        yield family
