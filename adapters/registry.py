@@ -146,12 +146,10 @@ class Registry:
 
     def adapters(self) -> list[AdapterRecord]:
         with self._read() as session:
-            counts: dict[str, int] = {
-                name: count
-                for name, count in session.execute(
-                    select(VersionRow.adapter, func.count()).group_by(VersionRow.adapter)
-                )
-            }
+            rows = session.execute(
+                select(VersionRow.adapter, func.count()).group_by(VersionRow.adapter)
+            )
+            counts: dict[str, int] = {row[0]: row[1] for row in rows}
             aliases: dict[str, dict[str, int]] = {}
             for alias in session.scalars(select(AliasRow)):
                 aliases.setdefault(alias.adapter, {})[alias.alias] = alias.number
@@ -228,7 +226,7 @@ class Registry:
             session.add(
                 AliasMoveRow(
                     adapter=row.adapter, alias=alias, from_number=before, to_number=row.number,
-                    who=who if who else getpass.getuser(), why=why, moved=now,
+                    who=who or getpass.getuser(), why=why, moved=now,
                 )
             )  # fmt: skip
             return self._version(row)

@@ -7,7 +7,6 @@ last, so a folder with a manifest is whole.
 """
 
 import json
-import os
 import shutil
 import stat
 import tempfile
@@ -138,7 +137,7 @@ class Staged:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists():  # a crash left it before the registry knew of it
             shutil.rmtree(place)
-        os.rename(self.folder, place)
+        self.folder.rename(place)
         sync_file(place.parent)
         return place
 

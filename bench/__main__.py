@@ -3,7 +3,7 @@
 Exit codes: 0 every claim holds, 1 one does not or a benchmark failed, 2 no such benchmark.
 """
 
-import subprocess
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     name, *rest = arguments
-    child = subprocess.run([sys.executable, "-m", f"bench.{name}", *rest], check=False)
-    return child.returncode
+    code: int = importlib.import_module(f"bench.{name}").main(rest)
+    return code
 
 
 if __name__ == "__main__":

@@ -94,10 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     report = Report("overhead")
     try:
-        if options.against_itself is not None:
-            _against_itself(report, options)
-        else:
-            _against_bare(report, options)
+        _run(report, options)
     except (ServerError, LoadError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -113,38 +110,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, help="pairs of blocks at each concurrency")
     parser.add_argument(
         "--against-itself",
-        metavar="FOLDER",
-        help="bare vLLM on this model's folder against itself: what the machine's noise is",
+        action="store_true",
+        help="bare vLLM against itself: tells the noise of the machine",
     )
     return parser
 
 
-def _against_bare(report: Report, options: argparse.Namespace) -> None:
+def _run(report: Report, options: argparse.Namespace) -> None:
+    itself = options.against_itself
+    if itself:
+        report.name = "overhead-against-itself"
     if options.only != "tiny":
-        pairs = _measure(contenders(options.base, dict(os.environ)), _plan(REAL_PLAN, options))
+        launches = contenders(options.base, dict(os.environ), itself=itself)
+        pairs = measure(launches, _plan(REAL_PLAN, options))
         claim_ratios(report, pairs)
         claim_idle(report, pairs, "real base")
         note(report, "real base", pairs)
     if options.only != "real":
-        environment = tiny_home(RESULTS / "home")
-        pairs = _measure(contenders("tiny", environment), _plan(TINY_PLAN, options))
+        launches = contenders("tiny", tiny_home(RESULTS / "home"), itself=itself)
+        pairs = measure(launches, _plan(TINY_PLAN, options))
         claim_cpu(report, pairs)
         claim_idle(report, pairs, "tiny base")
         note(report, "tiny base", pairs)
-
-
-def _against_itself(report: Report, options: argparse.Namespace) -> None:
-    report.name = "overhead-against-itself"
-    launches = [
-        bare_launch(f"vllm-{side}", [options.against_itself, "--max-model-len", "512"], {})
-        for side in ("a", "b")
-    ]
-    plan = TINY_PLAN if options.only == "tiny" else REAL_PLAN
-    pairs = _measure(launches, _plan(plan, options))
-    claim_ratios(report, pairs)
-    claim_cpu(report, pairs)
-    claim_idle(report, pairs, "itself")
-    note(report, "itself", pairs)
 
 
 def _plan(plan: Plan, options: argparse.Namespace) -> Plan:
@@ -152,17 +139,21 @@ def _plan(plan: Plan, options: argparse.Namespace) -> Plan:
     return Plan(plan.requests, pairs if options.pairs is None else options.pairs, plan.max_tokens)
 
 
-def contenders(base: str | None, environment: dict[str, str]) -> list[Launch]:
-    """Bare vLLM and Modiste, with the arguments and the environment that Modiste gives vLLM."""
+def contenders(base: str | None, environment: dict[str, str], *, itself: bool) -> list[Launch]:
+    """Bare vLLM and Modiste, with the arguments and the environment that Modiste gives vLLM.
+
+    itself: bare vLLM twice instead.
+    """
     environment = _quiet(environment)
     port = free_port()
     serve = [MODISTE, "serve", "--host", "127.0.0.1", "--port", str(port)]
     if base is not None:
         serve += ["--base", base]
-    arguments = _json_of([*serve, "--print-args"], environment)
-    for_vllm = environment | _json_of([*serve, "--print-env"], environment)
-    for_vllm.pop("VLLM_PLUGINS", None)
-    bare = bare_launch("vllm", without_address(arguments), for_vllm)
+    arguments = without_address(_json_of([*serve, "--print", "args"], environment))
+    for_vllm = environment | without_plugin(_json_of([*serve, "--print", "env"], environment))
+    bare = bare_launch("vllm", arguments, for_vllm)
+    if itself:
+        return [bare, bare_launch("vllm-again", arguments, for_vllm)]
     return [bare, Launch("modiste", serve, environment, port, "/health/ready")]
 
 
@@ -170,7 +161,7 @@ def bare_launch(label: str, arguments: Sequence[str], environment: dict[str, str
     """vLLM's own server with these arguments (model first)."""
     port = free_port()
     command = [*VLLM, *arguments, "--host", "127.0.0.1", "--port", str(port)]
-    return Launch(label, command, _quiet(dict(os.environ) | environment), port)
+    return Launch(label, command, environment, port)
 
 
 def _quiet(environment: dict[str, str]) -> dict[str, str]:
@@ -189,6 +180,13 @@ def without_address(arguments: Sequence[str]) -> list[str]:
         elif not argument.startswith(("--host=", "--port=")):
             kept.append(argument)
     return kept
+
+
+def without_plugin(environment: dict[str, str]) -> dict[str, str]:
+    """The environment with our plugin taken off the list; an empty list stays, and loads none."""
+    names = environment.get("VLLM_PLUGINS", "").split(",")
+    kept = ",".join(name for name in names if name != "modiste")
+    return environment | {"VLLM_PLUGINS": kept}
 
 
 def _json_of(command: Sequence[str], environment: dict[str, str]) -> Any:
@@ -228,7 +226,7 @@ def tiny_home(home: Path) -> dict[str, str]:
     return environment
 
 
-def _measure(launches: Sequence[Launch], plan: Plan) -> list[Pair]:
+def measure(launches: Sequence[Launch], plan: Plan) -> list[Pair]:
     pairs: list[Pair] = []
     prompts = distinct_prompts()
     with running(launches, RESULTS / "logs") as servers, LoadClient() as client:

@@ -40,9 +40,14 @@ def _benchmark(result: dict[str, Any]) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     claims = [
-        (claim["claim"], _number(claim["bound"]), _number(claim["value"]), claim["unit"], verdict)
+        [
+            claim["claim"],
+            _number(claim["bound"]),
+            _number(claim["value"]),
+            claim["unit"],
+            "holds" if claim["holds"] else "**fails**",
+        ]
         for claim in result["claims"]
-        for verdict in ["holds" if claim["holds"] else "**fails**"]
     ]
     parts = [
         f"## {result['name']}\n",
@@ -103,7 +108,7 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"

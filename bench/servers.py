@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -63,9 +64,12 @@ def free_port() -> int:
 
 @contextmanager
 def running(launches: Sequence[Launch], log_folder: Path) -> Iterator[list[Server]]:
-    """Start all, wait until all answer, end all. Raises ServerError."""
+    """Start all, wait until all answer, end all: on SIGTERM too. Raises ServerError."""
     log_folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        # By default the signal ends Python at once, and the servers would stay.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        stack.callback(signal.signal, signal.SIGTERM, before)
         started = [
             (launch, stack.enter_context(_process(launch, _log(log_folder, launch))))
             for launch in launches

@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from adapters.errors import InvalidInput
+
+transformers_logging.disable_progress_bar()  # loading a local file needs no bar of its own
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -52,16 +52,19 @@ def examples_of(reading: Reading, recipe: Recipe, labels: list[str]) -> Iterator
         except BadLine as error:
             reading.broken.append(Broken(record.path, record.line, str(error)))
             continue
-        yield Example(given, references, origin, _key(given))
+        yield Example(given, references, origin, key_of(given))
 
 
-def _key(given: TaskInput | Chat) -> str:
-    value: Any = dataclasses.asdict(given)
-    value.pop("labels", None)
+def key_of(given: TaskInput | Chat) -> str:
+    """Hex digest of an input; case and white space make no difference."""
     if isinstance(given, Chat):
-        value = [[m["role"], m["content"]] for m in given.messages[: given.last]]
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()
+        parts = [text for m in given.messages[: given.last] for text in (m["role"], m["content"])]
+    else:
+        fields = dataclasses.asdict(given)
+        fields.pop("labels", None)
+        parts = [value for value in fields.values() if value is not None]
+    plain = [" ".join(part.casefold().split()) for part in parts]
+    return hashlib.sha256(json.dumps([len(plain), *plain]).encode()).hexdigest()
 
 
 def label_set(recipe: Recipe, reading: Reading) -> list[str]:

@@ -22,7 +22,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".po", ".mo")
 _CELL_BYTES = 16 * 1024 * 1024
 
 
-class BadLine(ValueError):  # noqa: N818 - it says what the line is
+class BadLine(ValueError):
     """Why one line cannot be used."""
 
 

@@ -29,13 +29,13 @@ from finetune.plan import Job
 from finetune.progress import Progress
 
 
-class Diverged(AdapterError):  # noqa: N818 - named like its siblings
+class Diverged(AdapterError):
     """The loss is no number any more."""
 
     code = "training_diverged"
 
 
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+class Interrupted(Exception):
     """Training was asked to stop and left a checkpoint."""
 
     def __init__(self, step: int) -> None:
@@ -250,6 +250,10 @@ def save_adapter(model: Any, folder: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(str(partial), safe_serialization=True, save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)
+    path = partial / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["target_modules"].sort()  # peft keeps a set; its order would change the digest
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     return folder

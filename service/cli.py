@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -79,33 +80,38 @@ def _child(module: str, arguments: list[str]) -> None:
     raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
 
 
+class Shown(StrEnum):
+    """What `modiste serve --print` prints."""
+
+    ARGS = "args"
+    ENV = "env"
+
+
 @app.command()
 def serve(
     home: Home = None,
     base: Annotated[str | None, typer.Option(help="Base model; default: the first added.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    print_args: Annotated[
-        bool, typer.Option("--print-args", help="Print vLLM's arguments as JSON; don't start.")
-    ] = False,
-    print_env: Annotated[
-        bool, typer.Option("--print-env", help="Print vLLM's environment as JSON; don't start.")
-    ] = False,
+    show: Annotated[
+        Shown | None,
+        typer.Option("--print", help="Print as JSON what vLLM would be started with; don't start."),
+    ] = None,
     vllm_args: Annotated[
         list[str] | None, typer.Argument(help="More arguments for vLLM, after `--`.")
     ] = None,
 ) -> None:
     """Serve a base model and its adapters."""
-    from service import launch  # noqa: PLC0415  (psutil and more: other commands start faster)
+    from service import launch
 
     registry = Registry.open(home)
     overrides = {"base": base, "host": host, "port": port, "vllm_args": vllm_args or None}
     settings = load_settings(registry.home, overrides)
-    if print_args:
+    if show is Shown.ARGS:
         model = registry.base(settings.base)
         rank = launch.lora_rank(settings, registry)
         print(json.dumps(launch.vllm_arguments(settings, model, rank)))
-    elif print_env:
+    elif show is Shown.ENV:
         print(json.dumps(launch.vllm_environment(settings)))
     else:
         launch.serve(settings, registry)
@@ -126,7 +132,7 @@ def loadtest(context: typer.Context) -> None:
 @app.command()
 def doctor(home: Home = None, as_json: AsJson = False) -> None:
     """Tell what this machine has, what will be used, and what is wrong."""
-    from service import doctor as examination  # noqa: PLC0415
+    from service import doctor as examination
 
     raise typer.Exit(examination.main(home, as_json=as_json))
 

@@ -6,11 +6,11 @@ the only one that translates its errors.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import uuid4
 
 from fastapi.responses import JSONResponse
@@ -19,7 +19,7 @@ from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.api_utils import with_cancellation
+from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMNotFoundError, VLLMServerError
 from vllm.inputs.engine import tokens_input
@@ -47,6 +47,9 @@ __all__ = [
     "with_cancellation",
     "with_sse_keep_alive",
 ]
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
 
 PRIORITY_INTERACTIVE = 0
 PRIORITY_PROOF = 100
@@ -93,6 +96,14 @@ class Piece:
     output: Output | None = None
 
 
+def with_cancellation(
+    handler: Callable[Arguments, Awaitable[Answer]],
+) -> Callable[Arguments, Awaitable[Answer]]:
+    """vLLM's decorator, with types: a route ends when its caller goes away."""
+    wrapped: Callable[Arguments, Awaitable[Answer]] = _with_cancellation(handler)
+    return wrapped
+
+
 class MeteredClient:
     """vLLM's engine client, counting tokens and the first token into the request's record."""
 
@@ -123,7 +134,7 @@ class MeteredClient:
                     record.completion_tokens += sum(len(o.token_ids) for o in output.outputs)
                 yield output
         finally:
-            await outputs.aclose()  # type: ignore[attr-defined]
+            await outputs.aclose()
 
 
 class Engine:
@@ -159,13 +170,8 @@ class Engine:
     async def generate(self, prompt_ids: list[int], sampling: Sampling, model: Resolved) -> Output:
         """One whole answer. Cancelling the caller frees the engine's slot."""
         params = _params(sampling, RequestOutputKind.FINAL_ONLY)
-        last: RequestOutput | None = None
         async with self._running(prompt_ids, params, model) as outputs:
-            async for last in outputs:
-                pass
-        if last is None:
-            raise EngineFailed("the engine gave no answer", hint="try again")
-        return _output(last, sampling)
+            return _output(await _last(outputs), sampling)
 
     async def stream(
         self, prompt_ids: list[int], sampling: Sampling, model: Resolved
@@ -239,18 +245,17 @@ class Engine:
             max_tokens=1, temperature=0.0, logprob_token_ids=token_ids, detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY, skip_reading_prefix_cache=True,
         )  # fmt: skip
-        last: RequestOutput | None = None
-        async for last in self.client.generate(
+        outputs = self.client.generate(
             tokens_input(prompt_ids),
             params,
             f"proof-{uuid4().hex}",
             lora_request=request,
             priority=PRIORITY_PROOF,
-        ):
-            pass
-        if last is None or not last.outputs[0].logprobs:
+        )
+        answer = (await _last(outputs)).outputs[0]
+        if not answer.logprobs:
             raise EngineFailed("the engine gave no log-probabilities for a probe")
-        first = last.outputs[0].logprobs[0]
+        first = answer.logprobs[0]
         return [first[token].logprob for token in token_ids]
 
     async def check_alive(self) -> None:
@@ -258,6 +263,15 @@ class Engine:
         if self.client.errored:
             raise EngineFailed("the engine has stopped", hint="restart the server")
         await self.client.check_health()
+
+
+async def _last(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:
+    result: RequestOutput | None = None
+    async for output in outputs:
+        result = output
+    if result is None:
+        raise EngineFailed("the engine gave no answer", hint="try again")
+    return result
 
 
 def _params(sampling: Sampling, kind: RequestOutputKind) -> SamplingParams:

@@ -127,6 +127,8 @@ def from_validation(error: RequestValidationError) -> JSONResponse:
 
 
 def from_http(error: StarletteHTTPException) -> JSONResponse:
+    if isinstance(error.__cause__, ServiceError):  # raised while FastAPI read the body
+        return from_service(error.__cause__)
     phrase = HTTPStatus(error.status_code).phrase
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(
         error.status_code, phrase.lower().replace(" ", "_")

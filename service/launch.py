@@ -188,10 +188,10 @@ def _run(
     settings: Settings, registry: Registry, base: Base, keys: list[str], max_rank: int
 ) -> None:
     # imported here: vllm reads the environment when it is imported
-    import uvloop  # noqa: PLC0415
-    from vllm.entrypoints.launchers.api_server.entry import run_server  # noqa: PLC0415
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server
 
-    from service.plugin import Plan, plan  # noqa: PLC0415
+    from service.plugin import Plan, plan
 
     args = parse(vllm_arguments(settings, base, max_rank))
     plan.set(Plan(settings, registry, base, keys, max_rank))
@@ -200,12 +200,12 @@ def _run(
 
 def parse(arguments: Sequence[str]) -> Namespace:
     """vLLM's own parsing and checks of its arguments."""
-    from vllm.entrypoints.launchers.cli_args import (  # noqa: PLC0415
+    from vllm.entrypoints.launchers.cli_args import (
         make_arg_parser,
         validate_parsed_serve_args,
     )
-    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", *arguments])
+    args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", *arguments])
     validate_parsed_serve_args(args)
     return args

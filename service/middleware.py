@@ -85,9 +85,6 @@ class Edge:
                 await from_service(refusal)(scope, receive, answer)
                 return
             await self._app(scope, _bounded(receive, self._max_body_bytes, answer), answer)
-        except ServiceError as error:  # raised while the body was read
-            if not answer.started:
-                await from_service(error)(scope, receive, answer)
         finally:
             self._metrics.in_flight.dec()
             record.finish()

@@ -18,7 +18,7 @@ from adapters.languages import same_language
 from adapters.names import PRODUCTION, parse_reference
 from adapters.prompt import PromptTemplate, Task, default_prompt
 from adapters.registry import Registry, Version
-from service.errors import BadRequest, ModelNotFound, NotReady
+from service.errors import BadRequest, ModelNotFound, NotReady, ServiceError
 from service.record import current_record
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ class Models:
             try:
                 await self.catch_up()
             except AdapterError as error:
-                logger.error("aliases can't be read: %s", error)
-            except Exception:
+                logger.warning("aliases can't be read: %s", error)
+            except Exception:  # the loop must outlive any one failure
                 logger.exception("following aliases failed")
             await asyncio.sleep(every_s)
 
@@ -229,12 +229,12 @@ class Models:
         try:
             version = await asyncio.to_thread(self._registry.find, f"{name}@{number}")
             await self._residency.ensure(version)
-        except Exception as error:
+        except (AdapterError, ServiceError) as error:
             self._failed[key] = str(error)
             if getattr(error, "retryable", True):
                 self._retry_at = monotonic() + RETRY_S
             stays = "nothing" if current is None else current.reference
-            logger.error("%s@%s stays on %s: %s", name, alias, stays, error)
+            logger.warning("%s@%s stays on %s: %s", name, alias, stays, error)
             return
         self._failed.pop(key, None)
         # the last promoted stands last, and is taken where no model is named

@@ -81,7 +81,10 @@ class ModistePlugin:
             app.include_router(router)
 
     async def init_state(
-        self, engine_client: EngineClient | None, state: State, args: Namespace
+        self,
+        engine_client: EngineClient | None,
+        state: State,
+        args: Namespace,  # noqa: ARG002
     ) -> None:
         """Build the server around the engine, then leave only our routes reachable."""
         if engine_client is None or self._app is None:

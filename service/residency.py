@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
@@ -124,7 +124,8 @@ class Residency:
             resident.in_flight -= 1
         else:
             record.on_end.append(lambda: self._release(resident))
-        return resident.resolved
+        # equal content under two names is loaded once and answers under each
+        return replace(resident.resolved, reference=version.reference, version=version)
 
     def _release(self, resident: Resident) -> None:
         resident.in_flight -= 1
@@ -181,7 +182,7 @@ class Residency:
             )
         if manifest.rank > limits.max_rank:
             raise IncompatibleAdapter(
-                f"{version.reference} has rank {manifest.rank}, this server takes {limits.max_rank}",
+                f"{version.reference} has rank {manifest.rank}, the server takes {limits.max_rank}",
                 hint=f"restart with max_lora_rank at least {manifest.rank}",
                 param="model",
             )
@@ -189,7 +190,7 @@ class Residency:
         names = {targets} if isinstance(targets, str) else set(targets)
         if others := {name.rsplit(".", 1)[-1] for name in names} - limits.target_modules:
             raise IncompatibleAdapter(
-                f"{version.reference} adapts {', '.join(sorted(others))}, which this server does not",
+                f"{version.reference} adapts {', '.join(sorted(others))}, which is off here",
                 hint="restart with these in lora_target_modules",
                 param="model",
             )

@@ -14,7 +14,7 @@ TOP_LOGPROBS = 20
 
 def install() -> None:
     """Entry point of the group `vllm.general_plugins`."""
-    from vllm.v1.sample.sampler import Sampler  # noqa: PLC0415  (vLLM calls this early)
+    from vllm.v1.sample.sampler import Sampler
 
     original = Sampler.gather_specific_token_logprobs
     if getattr(original, "_keeps_other_rows", False):
@@ -31,12 +31,12 @@ def install() -> None:
         return _with_top(found, logprobs, others)
 
     gather._keeps_other_rows = True  # type: ignore[attr-defined]
-    Sampler.gather_specific_token_logprobs = gather  # type: ignore[method-assign]
+    Sampler.gather_specific_token_logprobs = gather
 
 
 def _with_top(found: Any, logprobs: Any, rows: list[int]) -> Any:
     """Put the top tokens of `rows` behind their sampled one; columns grow to fit."""
-    import torch  # noqa: PLC0415
+    import torch
 
     top = logprobs[rows].topk(min(TOP_LOGPROBS, logprobs.shape[1]), dim=-1)
     columns = max(found.logprobs.shape[1], top.values.shape[1] + 1)

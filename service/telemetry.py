@@ -18,8 +18,8 @@ MODEL_LABELS = ("route", "task", "adapter", "version")
 class ResidencyView(Protocol):
     """What the routing gauges read; names are those that clients use."""
 
-    capacity: int
-
+    @property
+    def capacity(self) -> int: ...
     def running(self) -> list[str]: ...
     def waiting(self) -> list[str]: ...
 

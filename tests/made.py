@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny import make_tiny_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters.bases import Base, fingerprint
@@ -15,6 +14,7 @@ from adapters.manifest import Draft
 from adapters.probe import Probe, ProbeItem
 from adapters.prompt import Renderer, Task, default_prompt
 from adapters.registry import Registry, Version
+from tests.tiny import make_tiny_base
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROBED = ("save the file", "the folder could not be opened", "try again")

@@ -34,7 +34,7 @@ router = APIRouter(tags=["tasks"])
 
 def _documented(model: Any, *, streams: bool) -> dict[int | str, dict[str, Any]]:
     """The answer of a route for its OpenAPI page."""
-    content = {"text/event-stream": {}} if streams else {}
+    content: dict[str, Any] = {"text/event-stream": {}} if streams else {}
     return {200: {"model": model, "content": content}}
 
 

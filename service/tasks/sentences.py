@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import sentencex
+import sentencex  # type: ignore[import-untyped]
 
 from service.tasks import placeholders
 

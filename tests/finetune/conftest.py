@@ -1,0 +1,127 @@
+"""A home folder with a tiny base, and recipes that train on it in a second."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapters.bases import Base, fingerprint
+from adapters.prompt import Renderer
+from adapters.registry import Registry
+from finetune.base_model import load_tokenizer
+from finetune.config import Recipe, check_recipe
+from finetune.data import Row
+from tests.tiny import make_tiny_base
+
+torch.set_num_threads(1)
+
+WORDS = ["save", "open", "close", "find", "print", "copy", "move", "share"]
+THINGS = ["file", "folder", "page", "note", "table", "chart"]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = make_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+    return Base(
+        name="tiny",
+        path=folder,
+        source="tests",
+        ref=fingerprint(folder, "tiny", "float32"),
+        context_length=512,
+        architecture="LlamaForCausalLM",
+        parameters=100_000,
+        lora=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base: Base) -> Any:
+    return load_tokenizer(base.path)
+
+
+@pytest.fixture(scope="session")
+def renderer(tokenizer: Any) -> Renderer:
+    return Renderer(tokenizer)
+
+
+@pytest.fixture
+def home(tmp_path: Path, base: Base) -> Path:
+    Registry.open(tmp_path / "home").add_base(base)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[..., Path]:
+    """Write JSON lines, or text as it is, to a file."""
+
+    def write(name: str, lines: list[Any]) -> Path:
+        path = tmp_path / name
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def task_files(write_lines: Callable[..., Path]) -> dict[str, Path]:
+    """Forty-eight examples for each task."""
+    pairs = [(word, thing) for word in WORDS for thing in THINGS]
+    return {
+        "translate": write_lines(
+            "translate.jsonl",
+            [{"source": f"{w} the {t}", "target": f"le {t} {w}"} for w, t in pairs],
+        ),
+        "classify": write_lines(
+            "classify.jsonl",
+            [
+                {"text": f"{w} the {t}", "label": "long" if len(t) > 4 else "short"}
+                for w, t in pairs
+            ],
+        ),
+        "answer": write_lines(
+            "answer.jsonl",
+            [
+                {"question": f"what to {w}?", "context": f"{w} the {t}", "answer": t}
+                for w, t in pairs
+            ],
+        ),
+        "generate": write_lines(
+            "generate.jsonl", [{"prompt": f"{w} it", "completion": f"{t} {w}"} for w, t in pairs]
+        ),
+    }
+
+
+@pytest.fixture
+def make_recipe(task_files: dict[str, Path]) -> Callable[..., Recipe]:
+    """A recipe for a task on its forty-eight examples; parts may be replaced."""
+
+    def make(task: str = "translate", **parts: Any) -> Recipe:
+        languages = {"source_lang": "en", "target_lang": "fr"} if task == "translate" else {}
+        raw = {
+            "name": task,
+            "task": task,
+            "data": {"train": str(task_files[task]), **languages, **parts.pop("data", {})},
+            "training": {"epochs": 1, "batch_tokens": 256, **parts.pop("training", {})},
+            "evaluation": {"max_new_tokens": 8, "bootstrap_samples": 50},
+            **parts,
+        }
+        return check_recipe(raw)
+
+    return make
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    def make(ids: list[int], supervised: list[int], **changes: Any) -> Row:
+        known: dict[str, Any] = {
+            "split": "train", "origin": "file:1", "key": str(ids), "input": {},
+            "references": ["x"], "prompt_ids": ids[: supervised[0] if supervised else None],
+            "ids": ids, "supervised": supervised, "truncated": False,
+        }  # fmt: skip
+        return Row(**{**known, **changes})
+
+    return make

@@ -1,0 +1,118 @@
+"""Recipes: read, overridden, and refused with every mistake at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.errors import InvalidInput
+from finetune.config import (
+    RecipeError,
+    check_recipe,
+    packaged_recipes,
+    parse_yaml,
+    read_recipe,
+)
+
+GOOD: dict[str, Any] = {
+    "name": "a",
+    "task": "translate",
+    "data": {"train": "x.jsonl", "source_lang": "en", "target_lang": "fr"},
+}
+
+
+def test_all_mistakes_are_reported_at_once_with_key_value_and_remedy() -> None:
+    raw = {
+        "name": "Bad Name",
+        "task": "translate",
+        "data": {"train": "x.jsonl", "source_lang": "en", "format": "qa", "columns": {"txt": "a"}},
+        "lora": {"r": 0, "target_modules": ["q_proj", "lm_head"]},
+        "training": {"learning_rat": 1, "epochs": "many", "schedule": "linear"},
+        "prompt": {"user": "{words}"},
+    }
+
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(raw)
+
+    found = {mistake.key: mistake for mistake in caught.value.mistakes}
+    assert set(found) == {
+        "name", "data.target_lang", "data.format", "data.columns.txt", "lora.r",
+        "lora.target_modules.1", "training.learning_rat", "training.epochs",
+        "training.schedule", "prompt",
+    }  # fmt: skip
+    assert found["training.epochs"].value == "many"
+    assert found["training.learning_rat"].remedy == "did you mean learning_rate?"
+    assert "words" in found["prompt"].problem
+    assert all(key in caught.value.message for key in found)
+
+
+def test_modules_to_save_is_refused_with_its_reason() -> None:
+    with pytest.raises(RecipeError, match=r"modules_to_save.*linear modules only"):
+        check_recipe({**GOOD, "lora": {"modules_to_save": ["lm_head"]}})
+
+
+def test_a_missing_key_says_how_to_give_it() -> None:
+    with pytest.raises(RecipeError, match=r"data\.train.*--set data\.train="):
+        check_recipe({**GOOD, "data": {"source_lang": "en", "target_lang": "fr"}})
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_a_packaged_recipe_needs_only_its_data(name: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(name)
+    assert [mistake.key for mistake in caught.value.mistakes] == ["data.train"]
+
+    assert read_recipe(name, ["data.train=x.jsonl"]).data.train == ["x.jsonl"]
+
+
+def test_there_is_a_packaged_recipe_for_each_task() -> None:
+    assert packaged_recipes() == ["answer", "classify", "generate", "translate"]
+
+
+def test_overrides_replace_nested_values_and_are_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: a\ntask: translate\ndata: {train: x.jsonl, source_lang: en, target_lang: de}\n"
+    )
+
+    recipe = read_recipe(
+        str(path),
+        ["training.learning_rate=2e-4", "data.train=[a.csv, b.csv]", "data.target_lang=no"],
+    )
+
+    assert recipe.training.learning_rate == 2e-4
+    assert recipe.data.train == ["a.csv", "b.csv"]
+    assert recipe.data.target_lang in ("no", "nb")  # Norwegian, not false
+
+
+def test_overrides_that_cannot_be_applied_are_mistakes_beside_the_others() -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe("translate", ["nonsense", "name.x=1", "training.epochs=0"])
+
+    keys = [mistake.key for mistake in caught.value.mistakes]
+    assert keys == ["--set", "name.x", "data.train", "training.epochs"]
+
+
+def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(InvalidInput, match="'name' is given twice"):
+        read_recipe(str(path))
+
+
+def test_zero_is_a_value_and_not_a_missing_one() -> None:
+    recipe = check_recipe({**GOOD, "training": {"warmup_ratio": 0, "seed": 0}})
+    assert recipe.training.warmup_ratio == 0.0
+
+
+def test_the_digest_changes_with_any_key() -> None:
+    one = check_recipe(GOOD)
+    other = check_recipe({**GOOD, "training": {"seed": 1}})
+    assert one.digest != other.digest
+    assert one.digest == check_recipe(parse_yaml(one.to_yaml())).digest
+
+
+def test_a_recipe_changes_parts_of_the_prompt_only() -> None:
+    recipe = check_recipe({**GOOD, "prompt": {"system": None}})
+    assert recipe.template.system is None
+    assert recipe.template.user == "{text}"
