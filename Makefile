@@ -37,10 +37,10 @@ format: setup-dev ## let ruff format and repair what it can
 	@.venv/bin/ruff format .
 
 bench-%: setup-dev ## run one benchmark, for example bench-overhead (QUICK=1: short form)
-	@$(PY) -m benchmarks $*
+	@$(PY) -m bench $*
 
 bench: setup-dev ## run all benchmarks and rewrite docs/benchmarks.md
-	@$(PY) -m benchmarks --all
+	@$(PY) -m bench --all
 
 loadtest: setup ## load a running server; ARGS are those of `modiste loadtest`
 	@.venv/bin/modiste loadtest $(ARGS)

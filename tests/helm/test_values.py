@@ -10,6 +10,7 @@ import helm_python as helm
 import pytest
 import yaml
 
+from service.launch import FORBIDDEN_ARGUMENTS, FORBIDDEN_ENVIRONMENT
 from tests.helm.rendering import CHART, KEY, kinds, only, render, scenario, server
 
 
@@ -116,6 +117,19 @@ class TestRefusals:
     def test_the_schema_refuses(self, values: dict[str, Any]) -> None:
         with pytest.raises(helm.HelmError, match=r"(?i)schema|specifications"):
             render(values)
+
+    @pytest.mark.parametrize("flag", FORBIDDEN_ARGUMENTS)
+    def test_a_flag_that_the_server_refuses_is_refused_before_it_starts(self, flag: str) -> None:
+        for written in ([flag, "x"], [f"{flag}=x"]):
+            with pytest.raises(helm.HelmError, match="vllm_args"):
+                render({"settings": {"vllm_args": written}})
+
+    @pytest.mark.parametrize("name", FORBIDDEN_ENVIRONMENT)
+    def test_a_variable_that_the_server_refuses_is_refused_before_it_starts(
+        self, name: str
+    ) -> None:
+        with pytest.raises(helm.HelmError, match="extraEnv"):
+            render({"extraEnv": [{"name": name, "value": "1"}]})
 
     @pytest.mark.parametrize("values", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
     def test_contradictions_are_refused_with_a_reason(self, values: dict[str, Any]) -> None:
