@@ -8,6 +8,7 @@ import csv
 import glob
 import json
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -189,7 +190,7 @@ def _read_catalogue(path: Path, reading: Reading) -> None:
             entries = list(polib.pofile(str(path)))
         else:
             entries = list(polib.mofile(str(path)))
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, struct.error) as error:
         line = re.search(r"line (\d+)", str(error))
         reason = f"is not a gettext catalogue: {error}"
         reading.broken.append(Broken(str(path), int(line[1]) if line else 1, reason))
@@ -199,11 +200,12 @@ def _read_catalogue(path: Path, reading: Reading) -> None:
             reading.skipped["plural messages"] += 1
         elif entry.obsolete:
             reading.skipped["obsolete messages"] += 1
-        elif entry.fuzzy:
+        elif "fuzzy" in entry.flags:
             reading.skipped["fuzzy messages"] += 1
         elif not entry.msgid.strip() or not entry.msgstr.strip():
             reading.skipped["untranslated messages"] += 1
         else:
-            line_number = position if entry.linenum is None else entry.linenum
+            # a compiled catalogue has no lines: its entries are numbered instead
+            line_number = entry.linenum if path.suffix.lower() == ".po" else position
             fields = {"source": entry.msgid, "target": entry.msgstr}
             reading.records.append(Record(str(path), line_number, fields))

@@ -6,6 +6,7 @@ import socket
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version as installed
+from pathlib import Path
 
 import psutil
 
@@ -86,6 +87,15 @@ def vllm_arguments(settings: Settings, base: Base, max_rank: int) -> list[str]:
     return arguments + settings.vllm_args
 
 
+def memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """This machine's memory, or what its container may use when that is less."""
+    total: int = psutil.virtual_memory().total
+    try:
+        return min(total, int(limit.read_text()))
+    except (OSError, ValueError):  # no control groups, or "max"
+        return total
+
+
 def vllm_environment(settings: Settings) -> dict[str, str]:
     """Environment that the server needs; what the operator set himself stays."""
     plugins = [name for name in os.environ.get("VLLM_PLUGINS", "").split(",") if name]
@@ -95,7 +105,9 @@ def vllm_environment(settings: Settings) -> dict[str, str]:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if on_cpu():
-        gib = psutil.virtual_memory().total // 2**30
+        # the one function that vLLM would compile there needs g++ and gains nothing
+        wanted["TORCH_COMPILE_DISABLE"] = "1"
+        gib = memory_bytes() // 2**30
         space = settings.kv_cache_gib
         wanted["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, min(4, gib // 6)) if space is None else space)
         cores = sorted(os.sched_getaffinity(0))

@@ -13,7 +13,7 @@ TOP_LOGPROBS = 20
 
 
 def install() -> None:
-    """Entry point of the group `vllm.general_plugins`."""
+    """Correct vLLM's class."""
     from vllm.v1.sample.sampler import Sampler
 
     original = Sampler.gather_specific_token_logprobs

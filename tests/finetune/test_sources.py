@@ -95,3 +95,12 @@ def test_a_pattern_without_usable_files_is_refused(tmp_path: Path, name: str) ->
     (tmp_path / "notes.docx").write_text("")
     with pytest.raises(InvalidInput, match=r"data\.train"):
         find_files([str(tmp_path / name)], "data.train")
+
+
+def test_a_cut_off_compiled_catalogue_is_reported(tmp_path: Path) -> None:
+    whole = polib.POFile()
+    whole.append(polib.POEntry(msgid="Save", msgstr="Enregistrer"))
+    whole.save_as_mofile(str(tmp_path / "a.mo"))
+    for size in (0, 3, 11, 30):
+        (tmp_path / "b.mo").write_bytes((tmp_path / "a.mo").read_bytes()[:size])
+        assert read_files([tmp_path / "b.mo"]).broken, size
