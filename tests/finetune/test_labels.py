@@ -1,0 +1,71 @@
+"""Label probabilities sum to one and equal a walk label by label."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from adapters.bases import Base
+from adapters.prompt import Renderer
+from finetune.base_model import load_model
+from finetune.labels import branchings, label_probabilities
+
+APART = ["positive", "neutral", "very bad"]
+TANGLED = ["card", "card lost", "card lost abroad", "cash", "a", "ab", "top-up by card"]
+
+
+@pytest.fixture(scope="module")
+def model(base: Base) -> Any:
+    return load_model(base.path, "float32", "cpu")
+
+
+def brute_force(model: Any, prompt: list[int], completions: list[list[int]]) -> list[float]:
+    """For each label, token by token: the share among all labels that go on alike."""
+    found = []
+    for ids in completions:
+        chance = 1.0
+        for depth, token in enumerate(ids):
+            rivals = sorted({c[depth] for c in completions if c[:depth] == ids[:depth]})
+            logits = model(input_ids=torch.tensor([prompt + ids[:depth]])).logits[0, -1]
+            shares = torch.softmax(logits[rivals].double(), -1)
+            chance *= float(shares[rivals.index(token)])
+        found.append(chance)
+    return found
+
+
+@pytest.mark.parametrize("labels", [APART, TANGLED], ids=["apart", "tangled"])
+def test_probabilities_sum_to_one_and_equal_brute_force(
+    model: Any, renderer: Renderer, labels: list[str]
+) -> None:
+    prompts = [
+        renderer.chat_ids([{"role": "user", "content": text}])
+        for text in ("the file is good", "lost", "print the table and the chart again")
+    ]
+    completions = [renderer.completion_ids(label) for label in labels]
+
+    table = label_probabilities(model, renderer, prompts, labels)
+
+    assert table.shape == (3, len(labels))
+    torch.testing.assert_close(table.sum(-1), torch.ones(3, dtype=torch.float64))
+    for row, prompt in zip(table.tolist(), prompts, strict=True):
+        assert row == pytest.approx(brute_force(model, prompt, completions), rel=1e-3, abs=1e-6)
+
+
+def test_labels_with_different_first_tokens_part_once(renderer: Renderer) -> None:
+    assert len(branchings([renderer.completion_ids(label) for label in APART])) == 1
+    assert len(branchings([renderer.completion_ids(label) for label in TANGLED])) > 3
+
+
+def test_the_end_of_turn_parts_a_label_from_one_that_goes_on() -> None:
+    (root, inner) = branchings([[1, 9], [1, 2, 9], [3, 9]])
+    assert (root.prefix, root.children) == ((), (1, 3))
+    assert (inner.prefix, inner.children) == ((1,), (2, 9))
+
+
+def test_a_shared_beginning_of_all_labels_costs_no_choice(model: Any, renderer: Renderer) -> None:
+    labels = ["card lost", "card found"]
+    prompts = [renderer.chat_ids([{"role": "user", "content": "x"}])]
+    completions = [renderer.completion_ids(label) for label in labels]
+    assert completions[0][0] == completions[1][0]
+    (row,) = label_probabilities(model, renderer, prompts, labels).tolist()
+    assert row == pytest.approx(brute_force(model, prompts[0], completions), rel=1e-3)

@@ -1,0 +1,200 @@
+"""Training learns, resumes to the same digits, stops when asked, and says why it fails."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adapters.bases import Base
+from adapters.errors import IncompatibleAdapter, InvalidInput
+from adapters.prompt import Renderer
+from finetune.checkpoint import checkpoints, load_checkpoint
+from finetune.config import Recipe
+from finetune.data import prepare
+from finetune.plan import Job, make_plan
+from finetune.train import Diverged, Interrupted, learning_rate, read_metrics, train
+
+
+@pytest.fixture
+def make_job(
+    make_recipe: Callable[..., Recipe], renderer: Renderer, base: Base, tmp_path: Path
+) -> Callable[..., Job]:
+    def make(folder: str = "run", **parts: Any) -> Job:
+        recipe = make_recipe("translate", **parts)
+        prepared = prepare(recipe, renderer, base.context_length)
+        place = tmp_path / folder
+        place.mkdir(exist_ok=True)
+        plan = make_plan(recipe, prepared.of("train"), base.parameters)
+        torch.set_num_threads(1)
+        return Job(recipe, prepared, base, plan, place)
+
+    return make
+
+
+def after(count: int) -> Callable[[], bool]:
+    """Say stop at the count-th question."""
+    asked = iter(range(1, 10_000))
+    return lambda: next(asked) >= count
+
+
+def losses(job: Job) -> list[float]:
+    return [entry["loss"] for entry in read_metrics(job.folder / "metrics.jsonl")]
+
+
+def test_the_loss_falls(make_job: Callable[..., Job]) -> None:
+    job = make_job(training={"epochs": 6, "learning_rate": 0.01})
+    train(job)
+    seen = losses(job)
+    assert len(seen) == job.plan.steps >= 30
+    assert sum(seen[-5:]) < 0.7 * sum(seen[:5])
+
+
+def test_a_resumed_run_gives_the_same_losses_and_weights_to_the_last_digit(
+    make_job: Callable[..., Job],
+) -> None:
+    options = {"epochs": 2, "learning_rate": 0.01, "checkpoint_every_steps": 4}
+    parts = {"training": options, "lora": {"dropout": 0.1}}
+    whole, parted = make_job("whole", **parts), make_job("parted", **parts)
+    assert whole.plan.steps > 9
+
+    train(whole)
+    with pytest.raises(Interrupted) as stopped:
+        train(parted, stop=after(3))
+    assert stopped.value.step == 3
+    with pytest.raises(Interrupted):
+        train(parted, resume=True, stop=after(4))  # across a pass and a regular checkpoint
+    train(parted, resume=True)
+
+    assert losses(parted) == losses(whole)
+    one = load_file(whole.folder / "adapter" / "adapter_model.safetensors")
+    other = load_file(parted.folder / "adapter" / "adapter_model.safetensors")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(weight.abs().max() > 0 for name, weight in one.items() if "lora_B" in name)
+
+
+def test_a_crash_between_checkpoints_repeats_the_lost_steps_only(
+    make_job: Callable[..., Job],
+) -> None:
+    job = make_job(training={"checkpoint_every_steps": 2})
+
+    class Crash(Exception):
+        pass
+
+    asked = 0
+
+    def crash() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            raise Crash
+        return False
+
+    with pytest.raises(Crash):
+        train(job, stop=crash)
+    with (job.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # a line that the crash cut off
+    train(job, resume=True)
+    steps = [e["step"] for e in read_metrics(job.folder / "metrics.jsonl")]
+    assert steps == list(range(1, job.plan.steps + 1))
+
+
+def test_the_last_two_checkpoints_are_kept_and_hold_no_code(make_job: Callable[..., Job]) -> None:
+    job = make_job(training={"checkpoint_every_steps": 1})
+    train(job)
+    kept = checkpoints(job.folder / "checkpoints")
+    assert [load_checkpoint(path).step for path in kept] == [job.plan.steps - 1, job.plan.steps]
+
+    (kept[-1] / "optimizer.pt").write_bytes(b"\x80\x04c__builtin__\neval\n(S'1'\ntR.")
+    with pytest.raises(InvalidInput, match="can't be read"):
+        load_checkpoint(kept[-1])
+
+
+def test_without_resume_an_earlier_run_is_forgotten(make_job: Callable[..., Job]) -> None:
+    job = make_job()
+    with pytest.raises(Interrupted):
+        train(job, stop=after(2))
+    train(job)
+    assert [e["step"] for e in read_metrics(job.folder / "metrics.jsonl")][0] == 1
+
+
+def test_only_lora_on_the_chosen_modules_is_trained_and_saved(make_job: Callable[..., Job]) -> None:
+    job = make_job(lora={"r": 4, "alpha": 8, "target_modules": ["v_proj", "q_proj"]})
+    folder = train(job)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    names = load_file(folder / "adapter_model.safetensors")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert config["target_modules"] == ["q_proj", "v_proj"]
+    assert (config["r"], config["base_model_name_or_path"]) == (4, "tiny")
+    assert len(names) == 2 * 2 * 2
+    assert all(".q_proj.lora_" in name or ".v_proj.lora_" in name for name in names)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_reason(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune import train as module
+
+    real = module.supervised_losses
+    calls = 0
+
+    def spoiled(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found, owners = real(*arguments)
+        return (found * math.nan if calls == 3 else found), owners
+
+    monkeypatch.setattr(module, "supervised_losses", spoiled)
+    job = make_job()
+    with pytest.raises(Diverged, match=r"nan at step 3.*learning rate.*lower"):
+        train(job)
+    assert not (job.folder / "adapter").exists()
+
+
+def test_unknown_target_modules_are_refused(make_job: Callable[..., Job]) -> None:
+    with pytest.raises(IncompatibleAdapter, match="target_modules"):
+        train(make_job(lora={"target_modules": ["nothing_like_it"]}))
+
+
+def test_the_validation_loss_is_followed(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text('{"source": "one thing", "target": "une chose"}\n')
+    job = make_job(data={"validation": str(path)}, training={"checkpoint_every_steps": 2})
+    train(job)
+    entries = read_metrics(job.folder / "metrics.jsonl")
+    followed = [e["step"] for e in entries if "validation_loss" in e]
+    assert followed == sorted({*range(2, job.plan.steps + 1, 2), job.plan.steps})
+
+
+def test_max_steps_stops_early_with_a_whole_schedule(make_job: Callable[..., Job]) -> None:
+    job = make_job(training={"max_steps": 2})
+    train(job)
+    assert len(losses(job)) == 2 == job.plan.steps
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(make_job: Callable[..., Job]) -> None:
+    options = make_job(training={"warmup_ratio": 0.1, "learning_rate": 1.0}).recipe.training
+    rates = [learning_rate(step, 100, options) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 0.001
+    cold = options.model_copy(update={"warmup_ratio": 0.0})
+    assert learning_rate(0, 100, cold) == 1.0
+
+
+def test_a_plan_counts_steps_and_tokens(make_job: Callable[..., Job]) -> None:
+    job = make_job(training={"epochs": 2})
+    train_rows = job.prepared.of("train")
+    assert job.plan.tokens == 2 * sum(len(row.ids) for row in train_rows)
+    assert job.plan.steps == 2 * job.plan.batches_per_epoch
+    assert replace(job.plan, tokens=100, tokens_per_second=50.0).seconds == 2.0

@@ -1,0 +1,69 @@
+"""What users can set, see or meet is in the docs."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.errors import AdapterError
+from service.errors import ServiceError
+from service.settings import Settings
+from service.telemetry import Metrics
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+
+
+def _tree(kind: type) -> list[type]:
+    return [cls for sub in kind.__subclasses__() for cls in (sub, *_tree(sub))]
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_documented(name: str) -> None:
+    description = Settings.model_fields[name].description
+    assert description
+    assert re.search(rf"\| `{name}` \|.*{re.escape(description)}", REFERENCE)
+
+
+def test_every_metric_is_documented() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+
+    for family in registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        assert f"| `{name}` |" in REFERENCE
+
+
+def test_every_error_code_is_documented() -> None:
+    codes = {cls.code for cls in (AdapterError, *_tree(AdapterError))}
+    codes |= {cls.default_code for cls in _tree(ServiceError)}
+
+    assert [code for code in sorted(codes) if f"| `{code}` |" not in REFERENCE] == []
+
+
+def test_every_code_that_a_module_names_is_documented() -> None:
+    named = set()
+    for path in (ROOT / "service").rglob("*.py"):
+        named |= set(re.findall(r'\bcode="([a-z_]+)"', path.read_text()))
+
+    assert [code for code in sorted(named) if f"`{code}`" not in REFERENCE] == []
+
+
+def test_every_route_is_documented() -> None:
+    api = (ROOT / "docs" / "api.md").read_text()
+    routes = set()
+    for path in (ROOT / "service" / "routes").glob("*.py"):
+        found = re.findall(r'@router\.(get|post|delete|put)\(\s*"([^"]+)"', path.read_text())
+        routes |= {f"{method.upper()} {route.replace(':path', '')}" for method, route in found}
+
+    assert len(routes) >= 14
+    assert [route for route in sorted(routes) if f"`{route}`" not in api] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_between_pages_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
