@@ -66,29 +66,16 @@ def _benchmark(result: dict[str, Any]) -> str:
 
 def _demo(result: dict[str, Any]) -> str:
     rows = [
-        (str(task), METRIC_NAMES.get(name, name), _interval(metric, base=True), _interval(metric))
-        for task, measured in result.items()
-        if isinstance(measured, dict)
+        (adapter, METRIC_NAMES.get(name, name), _interval(metric, base=True), _interval(metric))
+        for adapter, measured in result["figures"].items()
         for name, metric in measured.items()
-        if isinstance(metric, dict)
     ]
-    seconds = [
-        (f"{task}, {name.removesuffix('_seconds')}", _number(value))
-        for task, measured in result.items()
-        if isinstance(measured, dict)
-        for name, value in measured.items()
-        if name.endswith("_seconds")
-    ]
-    seconds += [
-        (name.removesuffix("_seconds"), _number(value))
-        for name, value in result.items()
-        if name.endswith("_seconds")
-    ]
+    seconds = [(step, _number(value)) for step, value in result["seconds"].items()]
     return "\n".join(
         [
             "## demo\n",
             "What `make demo` reached on held-out examples, with 95 % intervals.\n",
-            _table(("task", "metric", "base model", "adapter"), rows),
+            _table(("adapter", "metric", "base model", "with the adapter"), rows),
             _table(("step", "seconds"), seconds),
         ]
     )

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adapters.prompt import TranslateInput
 from adapters.registry import Version
 
 MESSAGES = [
@@ -117,12 +118,13 @@ def _generate(console: Console, api: Api, base: str) -> None:
 
 
 def _chat(console: Console, client: openai.OpenAI, base: str, version: Version) -> None:
-    question = "Translate to French: Save your work"
+    """The same messages to both: those of the adapter's own prompt."""
+    task_input = TranslateInput("Save your work before you log out.", "en", "fr")
+    messages: Any = version.manifest.prompt.messages(task_input)
     table = Table("model", "answer", title="POST /v1/chat/completions (the openai client)")
     for name in (base, version.name):
         answer = client.chat.completions.create(
-            model=name, messages=[{"role": "user", "content": question}], max_tokens=40,
-            temperature=0,
-        )  # fmt: skip
+            model=name, messages=messages, max_tokens=40, temperature=0
+        )
         _row(table, answer.model, (answer.choices[0].message.content or "").strip())
     console.print(table)

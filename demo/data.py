@@ -19,6 +19,7 @@ from pathlib import Path
 import polib
 
 HERE = Path(__file__).parent
+PACKAGES = 6
 HELD_OUT_PACKAGE = "horizon"
 MESSAGE_CHARACTERS = range(3, 71)
 """Length of an English message: most buttons, titles and notices; long helps are left out."""
@@ -34,14 +35,24 @@ NEUTRAL_BELOW = 0.5
 Pair = tuple[str, str]
 
 
+def _kept(folder: Path) -> list[Path]:
+    """Files of an earlier download that are still what the locks say."""
+    locks = "".join((HERE / name).read_text() for name in ("wheels.txt", "sources.txt"))
+    return [
+        path
+        for path in sorted(folder.glob("*"))
+        if f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" in locks
+    ]
+
+
 def download(folder: Path) -> list[Path]:
-    """Bring the packages, once; pip checks their hashes.
+    """Bring the packages, once; pip checks their hashes, and so do we for those kept.
 
     Raises:
         RuntimeError: pip could not, with what it said.
     """
-    files = sorted(folder.glob("*"))
-    if len(files) >= 6:
+    files = _kept(folder)
+    if len(files) == PACKAGES:
         return files
     folder.mkdir(parents=True, exist_ok=True)
     for requirements, kind in (("wheels.txt", "--only-binary"), ("sources.txt", "--no-binary")):
@@ -54,7 +65,7 @@ def download(folder: Path) -> list[Path]:
             raise RuntimeError(
                 f"pip can't download the demo's packages; is the network up?\n{done.stderr[-2000:]}"
             )
-    return sorted(folder.glob("*"))
+    return _kept(folder)
 
 
 def _order(text: str) -> str:

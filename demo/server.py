@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,7 @@ from typing import Self
 import httpx
 from rich.console import Console
 
-from adapters.registry import Version
+from adapters.registry import Registry, Version
 
 START_S = 300
 STOP_S = 60
@@ -84,12 +85,13 @@ class DemoServer:
         for version in versions:
             command = [sys.executable, "-m", "service.cli", "adapters", "promote"]
             subprocess.run([*command, version.reference, "--why", "the demo"], check=True)
-            moved = time.monotonic()
+            registry = Registry.open()
+            moved = registry.alias_history(version.name)[-1].moved.replace(tzinfo=UTC)
             while self._served(version.name) != version.reference:
-                if time.monotonic() - moved > 30:
+                if (datetime.now(UTC) - moved).total_seconds() > 30:
                     raise RuntimeError(f"{version.reference} was promoted but is not served")
                 time.sleep(0.02)
-            waited = time.monotonic() - moved
+            waited = (datetime.now(UTC) - moved).total_seconds()
             self._console.print(f"{version.reference} answers {waited:.2f} s after its promotion")
 
     def _served(self, name: str) -> str | None:

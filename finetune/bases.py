@@ -161,7 +161,7 @@ def check_model(folder: Path) -> int:
         raise InvalidInput(f"the model does not load: {error}", param="source") from error
     if missing := sorted(loading["missing_keys"]):
         raise InvalidInput(
-            f"{len(missing)} weights are missing, the first is {missing[0]}", param="source"
+            f"missing weights: {len(missing)}, the first is {missing[0]}", param="source"
         )
     if not tokenizer.is_fast:
         raise InvalidInput("it has no fast tokenizer", hint="add tokenizer.json", param="source")

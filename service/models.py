@@ -79,7 +79,7 @@ class Models:
         self._live: dict[tuple[str, str], Version] = {}
         self._failed: dict[tuple[str, str], str] = {}
         self._known: dict[str, Version] = {}
-        self._revision = -1
+        self._revision = self._stamp = -1
         self._retry_at = inf
         self._following = asyncio.Lock()
         self.ready = False
@@ -210,6 +210,10 @@ class Models:
     async def catch_up(self) -> None:
         """Load and prove what aliases point at now, then let them take effect."""
         async with self._following:
+            stamp = self._registry.stamp()
+            if stamp == self._stamp and monotonic() < self._retry_at:
+                return
+            self._stamp = stamp
             revision = await asyncio.to_thread(self._registry.revision)
             if revision == self._revision and monotonic() < self._retry_at:
                 return

@@ -48,7 +48,8 @@ def test_every_code_that_a_module_names_is_documented() -> None:
     for path in (ROOT / "service").rglob("*.py"):
         named |= set(re.findall(r'\bcode="([a-z_]+)"', path.read_text()))
 
-    assert [code for code in sorted(named) if f"`{code}`" not in REFERENCE] == []
+    pages = REFERENCE + (ROOT / "docs" / "api.md").read_text()  # warnings stand with their route
+    assert [code for code in sorted(named) if f"`{code}`" not in pages] == []
 
 
 def test_every_route_is_documented() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from service.tasks import sentences
 
-MIN_F1 = 0.5
+MIN_SHARE = 0.5
+"""Least share of an answer's words that its evidence has."""
+
 Span = tuple[int, int]
 
 
@@ -59,12 +61,17 @@ def _unspaced(character: str) -> bool:
 
 
 def best_sentence(answer: str, context: str) -> Span | None:
-    """The context's sentence that shares most words with the answer, if it shares enough."""
+    """The context's sentence with most of the answer's words, if it has enough of them.
+
+    Of several with equally many the one with least besides.
+    """
     wanted = Counter(normalised(answer).split())
-    best, best_score = None, MIN_F1
+    best, best_score = None, (0.0, 0.0)
     for span in _sentences(context):
-        score = _f1(wanted, Counter(normalised(context[slice(*span)]).split()))
-        if score > best_score or (score == best_score and best is None):
+        found = Counter(normalised(context[slice(*span)]).split())
+        shared = (wanted & found).total()
+        score = (shared / max(1, wanted.total()), shared / max(1, found.total()))
+        if score[0] >= MIN_SHARE and score > best_score:
             best, best_score = span, score
     return best
 
@@ -73,8 +80,3 @@ def _sentences(context: str) -> Iterator[Span]:
     for sentence in sentences.split(context, "en"):
         if sentence.text:
             yield sentence.start, sentence.end
-
-
-def _f1(wanted: Counter[str], found: Counter[str]) -> float:
-    shared = (wanted & found).total()
-    return 2 * shared / (wanted.total() + found.total()) if shared else 0.0

@@ -35,14 +35,13 @@ def test_the_demo_is_shown_with_its_intervals(tmp_path: Path) -> None:
     chrf = {"value": 37.3, "low": 35.0, "high": 39.5, "base_value": 13.7, "base_low": 12.0,
             "base_high": 15.1, "unit": "", "signature": None}  # fmt: skip
     demo.write_text(
-        json.dumps({"translate": {"chrf": chrf, "train_seconds": 431.0}, "setup_seconds": 90})
+        json.dumps({"figures": {"messages": {"chrf": chrf}}, "seconds": {"whole job": 431.0}})
     )
 
     page = render(tmp_path / "none", demo)
 
-    assert "| translate | chrF | 13.7 (12 to 15.1) | 37.3 (35 to 39.5) |" in page
-    assert "| translate, train | 431 |" in page
-    assert "| setup | 90 |" in page
+    assert "| messages | chrF | 13.7 (12 to 15.1) | 37.3 (35 to 39.5) |" in page
+    assert "| whole job | 431 |" in page
 
 
 def test_a_page_without_results_says_so(tmp_path: Path) -> None:

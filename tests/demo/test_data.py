@@ -1,5 +1,6 @@
 """What the demo takes from catalogues and rated sentences, and how it splits them."""
 
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -88,3 +89,17 @@ def test_training_labels_are_equally_frequent_and_held_out_sentences_are_others(
     assert set(counts.values()) == {data.TRAIN_SENTENCES // 3}
     assert len(held_out) == data.HELD_OUT_SENTENCES
     assert not {text for text, _ in train} & {text for text, _ in held_out}
+
+
+def test_a_kept_package_that_changed_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packages").mkdir()
+    good, bad = (tmp_path / "packages" / name for name in ("good.whl", "bad.whl"))
+    good.write_bytes(b"good")
+    bad.write_bytes(b"cut")
+    for name in ("wheels.txt", "sources.txt"):
+        (tmp_path / name).write_text(f"good==1 --hash=sha256:{hashlib.sha256(b'good').hexdigest()}")
+    monkeypatch.setattr(data, "HERE", tmp_path)
+
+    assert data._kept(tmp_path / "packages") == [good]

@@ -22,7 +22,7 @@ BASE = Resolved("tiny", "sha256:0", "base")
 
 
 def last_user_text(prompt: str) -> str:
-    return prompt.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
+    return prompt.rsplit("<|im_start|>user\n", maxsplit=1)[-1].split("<|im_end|>", maxsplit=1)[0]
 
 
 class FakeEngine:

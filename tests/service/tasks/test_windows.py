@@ -1,5 +1,6 @@
 """Windows overlap and cover the text; prompts fit or are refused."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ def test_windows_cover_the_text(text: str, size: int, token: int) -> None:
     spans = walk(text, starts, size)
     assert spans[0][0] == 0
     assert spans[-1][1] == len(text)
-    for (begin, end), (following, later) in zip(spans, spans[1:], strict=False):
+    for (begin, end), (following, later) in pairwise(spans):
         assert begin <= following <= end <= later
 
 

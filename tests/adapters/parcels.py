@@ -1,0 +1,46 @@
+"""Publishable folders without torch: a small LoRA, its config and its probe."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from adapters.manifest import BaseRef, Draft
+from adapters.probe import Probe, ProbeItem
+from adapters.prompt import Task, default_prompt
+
+DIGEST = "sha256:" + "0" * 64
+BASE = BaseRef(
+    name="b", config=DIGEST, tokenizer=DIGEST, chat_template=DIGEST, weights=DIGEST, dtype="float32"
+)
+PROBE = Probe(
+    dtype="float32",
+    items=[
+        ProbeItem(
+            prompt_ids=[1, 2], token_ids=[3, 4], adapter_logprobs=[-1.0, -2.0],
+            base_logprobs=[-3.0, -4.0],
+        )
+    ],
+)  # fmt: skip
+A, B = "m.layers.0.q_proj.lora_A.weight", "m.layers.0.q_proj.lora_B.weight"
+
+
+def parcel(folder: Path, value: float = 1.0, **config: Any) -> Path:
+    """Write a folder that can be published; `value` makes its content another one."""
+    folder.mkdir(parents=True)
+    tensors = {A: np.ones((4, 8), np.float32), B: np.full((8, 4), value, np.float32)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    peft = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(peft))
+    PROBE.save(folder / "probe.json")
+    return folder
+
+
+def draft(folder: Path, name: str = "x", task: Task = "generate", **more: Any) -> Draft:
+    peft = json.loads((folder / "adapter_config.json").read_text())
+    return Draft(
+        name=name, task=task, base=BASE, peft=peft, prompt=default_prompt(task),
+        probe=PROBE.digest(), **more,
+    )  # fmt: skip

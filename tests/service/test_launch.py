@@ -1,0 +1,156 @@
+"""What forbids a start, and what vLLM is started with."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from adapters.bases import Base
+from adapters.registry import Registry
+from service import cli, doctor, launch
+from service.settings import Settings
+from tests.adapters.parcels import draft, parcel
+from tests.made import add_tiny_base
+
+KEY = "a-key-of-sixteen-characters"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    registry = Registry.open(tmp_path_factory.mktemp("home"))
+    add_tiny_base(registry)
+    return registry
+
+
+@pytest.fixture
+def base(registry: Registry) -> Base:
+    return registry.base()
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_plain_start_has_no_problems(base: Base) -> None:
+    assert launch.problems(Settings(port=_free()), [], base) == []
+
+
+@pytest.mark.parametrize("name", sorted(launch.FORBIDDEN_ENVIRONMENT))
+def test_an_environment_that_breaks_the_promise_forbids_the_start(
+    base: Base, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+
+    assert name in launch.problems(Settings(port=_free()), [], base)[0]
+
+
+@pytest.mark.parametrize("argument", ["--api-server-count=2", "--lora_modules", "--api-key"])
+def test_an_argument_that_breaks_the_promise_forbids_the_start(base: Base, argument: str) -> None:
+    settings = Settings(port=_free(), vllm_args=[argument])
+
+    assert len(launch.problems(settings, [], base)) == 1
+
+
+def test_a_public_address_needs_keys(base: Base) -> None:
+    settings = Settings(host="0.0.0.0", port=_free())
+
+    assert "API keys" in launch.problems(settings, [], base)[0]
+    assert launch.problems(settings, [KEY], base) == []
+
+
+def test_a_port_in_use_and_a_base_without_adapters_are_told_together(base: Base) -> None:
+    plain = base.model_copy(update={"lora": False, "lora_reason": "vLLM has none for it"})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        found = launch.problems(Settings(port=taken.getsockname()[1]), [], plain)
+
+    assert any("vLLM has none for it" in problem for problem in found)
+    assert any("--port" in problem for problem in found)
+
+
+def test_a_base_that_changed_on_disk_is_not_served(tmp_path: Path) -> None:
+    base = add_tiny_base(Registry.open(tmp_path))
+    (base.path / "chat_template.jinja").write_text("{{ messages }}")
+
+    assert "chat_template" in launch.problems(Settings(port=_free()), [], base)[0]
+
+
+def test_the_rank_follows_the_published_versions(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path / "home")
+    assert launch.lora_rank(Settings(), registry) == 16
+    assert launch.lora_rank(Settings(max_lora_rank=64), registry) == 64
+
+
+def test_vllm_gets_its_priorities_and_limits(base: Base) -> None:
+    arguments = launch.vllm_arguments(Settings(max_loras=3, vllm_args=["--seed", "1"]), base, 16)
+
+    assert arguments[0] == str(base.path)
+    for pair in (("--scheduling-policy", "priority"), ("--max-loras", "3"), ("--seed", "1")):
+        assert arguments[arguments.index(pair[0]) + 1] == pair[1]
+    assert "lm_head" not in arguments
+
+
+def test_other_plugins_of_vllm_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "theirs")
+
+    assert launch.vllm_environment(Settings())["VLLM_PLUGINS"] == "theirs,modiste"
+
+
+def test_memory_is_what_the_container_may_use(tmp_path: Path) -> None:
+    (tmp_path / "limit").write_text("1000000\n")
+    (tmp_path / "none").write_text("max\n")
+
+    assert launch.memory_bytes(tmp_path / "limit") == 1_000_000
+    assert launch.memory_bytes(tmp_path / "none") == launch.memory_bytes(tmp_path / "missing") > 2e9
+
+
+def test_the_command_promotes_and_shows(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path / "home")
+    folder = parcel(tmp_path / "p")
+    registry.publish(folder, draft(folder))
+    run = CliRunner()
+    home = ["--home", str(registry.home.root)]
+
+    done = run.invoke(cli.app, ["adapters", "promote", "x@1", "--why", "test", *home])
+    shown = run.invoke(cli.app, ["adapters", "list", "--json", *home])
+
+    assert done.exit_code == 0, done.output
+    assert json.loads(shown.output) == [
+        {"name": "x", "task": "generate", "versions": 1, "aliases": {"production": 1}}
+    ]
+    assert registry.alias_history("x")[0].why == "test"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["adapters", "promote", "nobody@1"], "nobody"),
+        (["adapters", "show", "../x"], "valid name"),
+        (["serve", "--base", "nobody"], "modiste base add"),
+        (["serve", "--port", "99999"], "port"),
+    ],
+)
+def test_bad_input_exits_with_2_and_says_what_to_do(
+    tmp_path: Path, arguments: list[str], word: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = CliRunner().invoke(cli.app, [*arguments, "--home", str(tmp_path)])
+
+    assert result.exit_code == 2
+    assert word in " ".join((result.output + capfd.readouterr().err).split())
+
+
+def test_the_doctor_finds_what_is_wrong(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+
+    findings = {f.what: f for f in doctor.collect(registry.home)}
+    assert findings["VLLM_SERVER_DEV_MODE"].state == "wrong"
+    assert findings["modiste serve"].state == "wrong"
+    assert findings["base models"].found == "tiny"
+    assert findings["vllm"].state == "ok"

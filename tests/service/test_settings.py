@@ -1,0 +1,61 @@
+"""Settings: where they come from, and that mistakes are told."""
+
+from pathlib import Path
+
+import pytest
+
+from adapters.home import Home
+from service.settings import Settings, SettingsError, load_settings
+
+
+def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "modiste.yaml").write_text("port: 1001\nmax_loras: 4\nbase: filed\n")
+    environment = {"MODISTE_PORT": "1002", "MODISTE_MAX_LORAS": "5", "MODISTE_HOME": "/x"}
+
+    settings = load_settings(Home(tmp_path), {"port": 1003, "host": None}, environment)
+
+    assert (settings.port, settings.max_loras, settings.base) == (1003, 5, "filed")
+    assert settings.host == "127.0.0.1"
+
+
+def test_all_mistakes_are_told_at_once_with_the_known_keys(tmp_path: Path) -> None:
+    (tmp_path / "modiste.yaml").write_text("prot: 1\nport: 99999\nmax_lora_rank: 7\n")
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Home(tmp_path), {}, {"MODISTE_NOPE": "1"})
+
+    problems = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 4
+    for word in ("prot: unknown", "nope: unknown", "port:", "max_lora_rank: must be one of 8"):
+        assert word in problems
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "modiste.yaml").write_text(text)
+
+    with pytest.raises(SettingsError):
+        load_settings(Home(tmp_path), {}, {})
+
+
+def test_lists_come_from_the_environment_by_words(tmp_path: Path) -> None:
+    environment = {"MODISTE_VLLM_ARGS": "--max-num-seqs 8"}
+
+    assert load_settings(Home(tmp_path), {}, environment).vllm_args == ["--max-num-seqs", "8"]
+
+
+def test_keys_come_from_a_file_and_short_ones_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("a-key-of-sixteen-characters\n")
+    assert Settings(api_keys_file=path).keys() == ["a-key-of-sixteen-characters"]
+
+    path.write_text("short\n")
+    with pytest.raises(SettingsError):
+        Settings(api_keys_file=path).keys()
+    with pytest.raises(SettingsError):
+        Settings(api_keys_file=tmp_path / "missing").keys()
+
+
+def test_the_head_is_never_adapted() -> None:
+    with pytest.raises(ValueError, match="crash"):
+        Settings(lora_target_modules=["q_proj", "lm_head"])
