@@ -77,6 +77,16 @@ class AliasMove:
     moved: datetime
 
 
+def check_ready(version: Version) -> None:
+    """Raises Quarantined when the version failed its proof."""
+    if version.state != "ready":
+        raise Quarantined(
+            f"{version.reference} is quarantined: {version.reason}",
+            hint="use a version that passed its proof, or publish sound files again",
+            param="model",
+        )
+
+
 class Registry:
     """All of one home folder. Safe to use from several processes and threads."""
 
@@ -130,15 +140,18 @@ class Registry:
             same = session.scalar(
                 select(VersionRow).filter_by(adapter=draft.name, digest=staged.digest)
             )
-            if same is not None:
+            if same is not None and same.state == "ready":
                 return self._version(same)
             last = session.scalar(select(func.max(VersionRow.number)).filter_by(adapter=draft.name))
-            number = 1 if last is None else last + 1
+            number = (last or 0) + 1 if same is None else same.number
             manifest = Manifest(
                 **draft.model_dump(), version=number, digest=staged.digest, created=now,
                 size=staged.size, files=staged.files,
             )  # fmt: skip
             staged.finish(manifest)
+            if same is not None:  # quarantined for damaged files; these are whole again
+                same.state, same.reason = "ready", ""
+                return self._version(same)
             row = VersionRow(
                 adapter=draft.name, number=number, digest=staged.digest, state="ready",
                 reason="", created=now,
@@ -211,11 +224,7 @@ class Registry:
         with self._write() as session:
             self._adapter(session, parsed.name)
             row = self._row(session, parsed)
-            if row.state != "ready":
-                raise Quarantined(
-                    f"{row.adapter}@{row.number} is quarantined: {row.reason}",
-                    hint="publish a version that passes its proof and promote that",
-                )
+            check_ready(self._version(row))
             now = datetime.now(UTC)
             current = session.get(AliasRow, (row.adapter, alias))
             before = current.number if current is not None else None

@@ -265,6 +265,10 @@ class Environment:
             remedy=f"read {self.log}, and run the same command again",
         )  # fmt: skip
 
+    def stamp(self, step: str) -> Path:
+        """A step's stamp; the base model's lies beside it, since it outlives .venv."""
+        return self.home / "default-base.stamp" if step == "base" else self.stamps / step
+
     def base_is_there(self) -> bool:
         folder = self.home / "bases" / BASE_NAME
         return (folder / "config.json").is_file() and (self.home / "modiste.db").is_file()
@@ -273,11 +277,12 @@ class Environment:
 def stamp_keys(root: Path, steps: Sequence[Step]) -> dict[str, str]:
     """The stamp that each step must have: the digest of its inputs and of every step before it.
 
-    The base model and the tools stand on their own, so one of them does not repeat the other.
+    Nothing follows from the base model or the tools; and a base model, once added, stays as it is
+    whatever is installed later.
     """
     keys, chain = {}, ""
     for step in steps:
-        digest = hashlib.sha256(chain.encode())
+        digest = hashlib.sha256(b"" if step.name == "base" else chain.encode())
         for text in step.inputs:
             content = (root / text[1:]).read_bytes() if text.startswith("@") else text.encode()
             digest.update(content + b"\0")
@@ -288,7 +293,7 @@ def stamp_keys(root: Path, steps: Sequence[Step]) -> dict[str, str]:
 
 
 def needs_run(environment: Environment, step: Step, key: str) -> bool:
-    stamp = environment.stamps / step.name
+    stamp = environment.stamp(step.name)
     if not stamp.is_file() or stamp.read_text() != key:
         return True
     return step.name == "base" and not environment.base_is_there()
@@ -316,7 +321,7 @@ def run_step(environment: Environment, step: Step, key: str) -> None:
         print("failed", flush=True)
         raise
     environment.stamps.mkdir(exist_ok=True)
-    (environment.stamps / step.name).write_text(key)
+    environment.stamp(step.name).write_text(key)
     begun.unlink(missing_ok=True)
     print(f"{time.monotonic() - started:7.1f} s", flush=True)
 

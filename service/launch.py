@@ -29,6 +29,7 @@ FORBIDDEN_ARGUMENTS = {
     "--grpc": "that front end does not load our routes",
     "--api-key": "set api_keys_file instead",
     "--lora-modules": "publish adapters with `modiste adapters`",
+    "--config": "a file could set what is refused here; write the flags out",
     "--middleware": "it would run code outside our checks",
     "--model": "set base instead",
     "--served-model-name": "the base's own name is served",
@@ -128,8 +129,9 @@ def problems(settings: Settings, keys: Sequence[str], base: Base) -> list[str]:
     ]
     for argument in settings.vllm_args:
         flag = argument.split("=", 1)[0].replace("_", "-")
-        if flag in FORBIDDEN_ARGUMENTS:
-            found.append(f"vllm_args has {flag}: {FORBIDDEN_ARGUMENTS[flag]}")
+        # vLLM's parser takes any unambiguous beginning of a flag for the flag
+        meant = [full for full in FORBIDDEN_ARGUMENTS if full == flag or _begins(full, flag)]
+        found += [f"vllm_args has {flag}: {FORBIDDEN_ARGUMENTS[full]}" for full in meant]
     public = settings.host not in ("127.0.0.1", "localhost", "::1")
     if public and not keys and not settings.allow_anonymous:
         found.append(
@@ -139,6 +141,10 @@ def problems(settings: Settings, keys: Sequence[str], base: Base) -> list[str]:
     if not base.lora:
         found.append(f"base {base.name} can't be served with adapters: {base.lora_reason}")
     return found + _base_problems(base) + _port_problems(settings)
+
+
+def _begins(full: str, flag: str) -> bool:
+    return flag.startswith("--") and len(flag) > len("--") and full.startswith(flag)
 
 
 def _base_problems(base: Base) -> list[str]:

@@ -13,11 +13,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from adapters.bases import Base
-from adapters.errors import AdapterError, NotFound, Quarantined
+from adapters.errors import AdapterError, NotFound
 from adapters.languages import same_language
 from adapters.names import PRODUCTION, parse_reference
 from adapters.prompt import PromptTemplate, Task, default_prompt
-from adapters.registry import Registry, Version
+from adapters.registry import Registry, Version, check_ready
 from service.errors import BadRequest, ModelNotFound, NotReady, ServiceError
 from service.record import current_record
 
@@ -149,11 +149,7 @@ class Models:
             version = await self._look_up(reference)
             if parsed.alias is None and version.state == "ready":
                 self._known[reference] = version
-        if version.state != "ready":
-            raise Quarantined(
-                f"{version.reference} is quarantined: {version.reason}",
-                hint="use a version that passed its proof", param="model",
-            )  # fmt: skip
+        check_ready(version)
         return version
 
     async def look_up(self, reference: str) -> Version | None:

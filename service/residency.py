@@ -115,8 +115,10 @@ class Residency:
     async def hold(self, version: Version) -> Resolved:
         """Load a version if need be; it stays until the current request ends."""
         resident = self._residents.get(version.digest)
-        if resident is None:
-            resident = await self.ensure(version)
+        while resident is None:
+            await self.ensure(version)
+            # another load may have taken its place before this task ran again
+            resident = self._residents.get(version.digest)
         resident.in_flight += 1
         resident.last_used = monotonic()
         record = current_record()

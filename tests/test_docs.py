@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from adapters.errors import AdapterError
+from service.cli import app
 from service.errors import ServiceError
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -36,9 +37,23 @@ def test_every_metric_is_documented() -> None:
         assert f"| `{name}` |" in REFERENCE
 
 
+def test_every_command_is_documented() -> None:
+    names = [f"modiste {command.callback.__name__}" for command in app.registered_commands]
+    for group in app.registered_groups:
+        names += [
+            f"modiste {group.name} {c.name}" for c in group.typer_instance.registered_commands
+        ]
+
+    assert len(names) >= 10
+    assert [name for name in names if not re.search(rf"\| `{name}[` ]", REFERENCE)] == []
+
+
 def test_every_error_code_is_documented() -> None:
     codes = {cls.code for cls in (AdapterError, *_tree(AdapterError))}
-    codes |= {cls.default_code for cls in _tree(ServiceError)}
+    codes |= {cls.default_code for cls in (ServiceError, *_tree(ServiceError))}
+    for path in (ROOT / "finetune").rglob("*.py"):  # read, not imported: torch is slow
+        codes |= set(re.findall(r'^    code = "([a-z_]+)"', path.read_text(), re.MULTILINE))
+    assert "training_diverged" in codes
 
     assert [code for code in sorted(codes) if f"| `{code}` |" not in REFERENCE] == []
 
@@ -61,6 +76,11 @@ def test_every_route_is_documented() -> None:
 
     assert len(routes) >= 14
     assert [route for route in sorted(routes) if f"`{route}`" not in api] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_pages_speak_of_the_project_alone(page: Path) -> None:
+    assert re.findall(r"/work\b|/tmp/w\b|(?i:\bissue #?\d|\bsession \d)", page.read_text()) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

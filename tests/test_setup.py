@@ -243,7 +243,7 @@ def test_another_lock_repeats_its_step_and_those_after_it(environment: setup.Env
     after = setup.stamp_keys(environment.root, steps)
 
     changed = [step.name for step in steps if before[step.name] != after[step.name]]
-    assert changed == ["packages", "engine", "project", "base", "tools"]
+    assert changed == ["packages", "engine", "project", "tools"]
 
 
 def test_another_lock_of_tools_repeats_nothing_else(environment: setup.Environment) -> None:
@@ -257,8 +257,8 @@ def test_another_lock_of_tools_repeats_nothing_else(environment: setup.Environme
 
 def test_a_home_without_the_base_model_gets_it_again(environment: setup.Environment) -> None:
     step = setup.Step("base", (), lambda: None)
-    environment.stamps.mkdir(parents=True)
-    (environment.stamps / "base").write_text("key")
+    environment.home.mkdir()
+    environment.stamp("base").write_text("key")
     assert setup.needs_run(environment, step, "key")
 
     folder = environment.home / "bases" / setup.BASE_NAME
@@ -266,6 +266,10 @@ def test_a_home_without_the_base_model_gets_it_again(environment: setup.Environm
     (folder / "config.json").touch()
     (environment.home / "modiste.db").touch()
     assert not setup.needs_run(environment, step, "key")
+
+
+def test_the_base_model_outlives_the_environment(environment: setup.Environment) -> None:
+    assert environment.folder not in environment.stamp("base").parents
 
 
 # what was installed

@@ -66,7 +66,10 @@ def _check_schema(schema: dict[str, Any]) -> None:
             f"json_schema is nested {depth} levels deep", param=param,
             hint=f"at most {MAX_SCHEMA_DEPTH}",
         )  # fmt: skip
-    size = len(json.dumps(schema))
+    try:
+        size = len(json.dumps(schema, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise BadRequest("json_schema must be valid Unicode", param=param) from error
     if size > MAX_SCHEMA_BYTES:
         raise BadRequest(
             f"json_schema has {size} bytes", param=param, hint=f"at most {MAX_SCHEMA_BYTES}"

@@ -81,6 +81,20 @@ def test_a_quarantined_version_is_not_promoted(registry: Registry, tmp_path: Pat
     assert registry.aliases("x") == {}
 
 
+def test_equal_content_published_again_repairs_a_quarantined_version(
+    registry: Registry, tmp_path: Path
+) -> None:
+    _publish(registry, tmp_path / "a", 1)
+    version = registry.find("x@1")
+    (version.folder / "adapter_model.safetensors").write_bytes(b"damaged")
+    registry.quarantine(version, "altered")
+
+    assert _publish(registry, tmp_path / "b", 1) == "x@1"
+    again = registry.find("x@1")
+    assert again.state == "ready"
+    registry.store.verify(again.manifest)
+
+
 def test_a_name_keeps_its_task(registry: Registry, tmp_path: Path) -> None:
     _publish(registry, tmp_path / "a", 1)
     folder = parcel(tmp_path / "b", 2)

@@ -48,7 +48,9 @@ def test_an_environment_that_breaks_the_promise_forbids_the_start(
     assert name in launch.problems(Settings(port=_free()), [], base)[0]
 
 
-@pytest.mark.parametrize("argument", ["--api-server-count=2", "--lora_modules", "--api-key"])
+@pytest.mark.parametrize(
+    "argument", ["--api-server-count=2", "--lora_modules", "--api-key", "--middlew", "--config"]
+)
 def test_an_argument_that_breaks_the_promise_forbids_the_start(base: Base, argument: str) -> None:
     settings = Settings(port=_free(), vllm_args=[argument])
 

@@ -1,6 +1,7 @@
 """An engine that answers by a rule, models by a table, and an app around both."""
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
@@ -147,11 +148,15 @@ def make_app(engine: FakeEngine, *adapters: Resolved) -> FastAPI:
 
 def post(app: FastAPI, path: str, **body: Any) -> httpx.Response:
     """One request, without a server."""
+    return post_raw(app, path, json.dumps(body, allow_nan=False).encode())
 
+
+def post_raw(app: FastAPI, path: str, body: bytes) -> httpx.Response:
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post(path, json=body)
+            headers = {"content-type": "application/json"}
+            return await client.post(path, content=body, headers=headers)
 
     return asyncio.run(send())
 

@@ -41,7 +41,7 @@ words = st.text(alphabet="abcéß中 .,", min_size=1, max_size=8).map(lambda tex
 def test_placeholders_come_round_whatever_stands_between(pairs: list[tuple[str, str]]) -> None:
     text = "".join(word + placeholder for word, placeholder in pairs)
     assert [item.text for item in find(text)] == [placeholder for _, placeholder in pairs]
-    assert not compare(text, text.upper().lower() if not pairs else text)
+    assert not compare(text, text)
 
 
 @given(st.text())
