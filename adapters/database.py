@@ -20,7 +20,10 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from adapters.errors import StoreFailed
 
 SCHEMA = "0001"
 
@@ -95,6 +98,18 @@ def open_database(path: Path) -> Engine:
         with _locked(path.with_suffix(".lock")):
             _upgrade(engine)
     return engine
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What the database can't do is a `StoreFailed`: locked, full, damaged."""
+    try:
+        yield
+    except DatabaseError as error:
+        raise StoreFailed(
+            f"the database can't be used: {error.orig}",
+            hint="free disk space, end what locks modiste.db, or restore it from a backup",
+        ) from error
 
 
 def _configure(connection: Any, _record: Any) -> None:

@@ -24,6 +24,7 @@ from adapters.database import (
     BaseRow,
     VersionRow,
     open_database,
+    told,
 )
 from adapters.errors import (
     AdapterNotFound,
@@ -343,13 +344,13 @@ class Registry:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with Session(self._database, expire_on_commit=False) as session:
+        with told(), Session(self._database, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
         database = self._database.execution_options(writes=True)
-        with Session(database, expire_on_commit=False) as session, session.begin():
+        with told(), Session(database, expire_on_commit=False) as session, session.begin():
             yield session
 
     def _adapter(self, session: Session, name: str) -> AdapterRow:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from adapters.digests import digest_file, digest_json
 from adapters.prompt import PromptTemplate, Renderer
-from finetune.config import Recipe
+from finetune.config import Data, Recipe
 from finetune.examples import Chat, Example, examples_of, label_set
 from finetune.sources import BrokenData, find_files, read_files
 
@@ -67,16 +67,7 @@ def prepare(recipe: Recipe, renderer: Renderer, context_length: int) -> Prepared
         InvalidInput: files that are missing or of an unknown kind.
     """
     data = recipe.data
-    given: dict[Split, list[str] | None] = {
-        "train": data.train,
-        "validation": data.validation,
-        "test": data.test,
-    }
-    files = {
-        split: find_files(patterns, f"data.{split}")
-        for split, patterns in given.items()
-        if patterns is not None
-    }
+    files = data_files(data)
     readings = {split: read_files(paths) for split, paths in files.items()}
     labels = label_set(recipe, readings["train"])
     examples: dict[Split, list[Example]] = {}
@@ -97,18 +88,40 @@ def prepare(recipe: Recipe, renderer: Renderer, context_length: int) -> Prepared
         examples["train"] = sample(examples["train"], data.max_examples)
     examples["test"] = sample(examples["test"], data.max_test_examples)
     max_length = min(recipe.training.max_length, context_length)
-    rows = []
-    for split, members in examples.items():
-        for example in members:
-            row = tokenise(example, split, recipe.template, renderer, max_length)
-            if split == "test" and len(row.prompt_ids) >= context_length:
-                counts["held-out prompts too long for the base"] += 1
-            else:
-                rows.append(row)
-    sources: dict[str, dict[str, str]] = {
-        split: {str(path): digest_file(path) for path in paths} for split, paths in files.items()
+    rows = [
+        tokenise(example, split, recipe.template, renderer, max_length)
+        for split, members in examples.items()
+        for example in members
+    ]
+    fitting = [r for r in rows if r.split != "test" or len(r.prompt_ids) < context_length]
+    counts["held-out prompts too long for the base"] = len(rows) - len(fitting)
+    return Prepared(fitting, labels, source_digests(data), dict(+counts))
+
+
+def data_files(data: Data) -> dict[Split, list[Path]]:
+    """The files of each split that has files of its own.
+
+    Raises:
+        InvalidInput: a file is missing or of an unknown kind.
+    """
+    given: dict[Split, list[str] | None] = {
+        "train": data.train,
+        "validation": data.validation,
+        "test": data.test,
     }
-    return Prepared(rows, labels, sources, dict(+counts))
+    return {
+        split: find_files(patterns, f"data.{split}")
+        for split, patterns in given.items()
+        if patterns is not None
+    }
+
+
+def source_digests(data: Data) -> dict[str, dict[str, str]]:
+    """Split -> file -> digest of its bytes as they are now."""
+    return {
+        split: {str(path): digest_file(path) for path in paths}
+        for split, paths in data_files(data).items()
+    }
 
 
 def split_examples(

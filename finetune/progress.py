@@ -71,7 +71,7 @@ class Progress:
         if not self.console.is_terminal and (last or now - self._line >= _LINE_EVERY_S):
             self._line = now
             self.console.print(f"step {step}/{steps}  {text}", highlight=False)
-        return speed
+        return round(speed, 1)
 
 
 def plot_losses(entries: list[dict[str, Any]], path: Path) -> None:

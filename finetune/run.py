@@ -29,11 +29,10 @@ from adapters.registry import Registry
 from finetune import evaluate, preflight
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe
-from finetune.data import Prepared, load_prepared, prepare, save_prepared
+from finetune.data import Prepared, load_prepared, prepare, save_prepared, source_digests
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
 from finetune.publish import make_probe, publish
-from finetune.sources import find_files
 from finetune.train import read_metrics, stop_on_signals, train
 
 STEPS = ("prepare", "check", "train", "evaluate", "publish")
@@ -170,13 +169,7 @@ class Run:
         Raises:
             InvalidInput: data or base changed since.
         """
-        data = self.recipe.data
-        now: dict[str, dict[str, str]] = {}
-        for split in ("train", "validation", "test"):
-            patterns = getattr(data, split)
-            if patterns is not None:
-                paths = find_files(patterns, f"data.{split}")
-                now[split] = {str(path): digest_file(path) for path in paths}
+        now = source_digests(self.recipe.data)
         about = json.loads((self.folder / "dataset.json").read_text("utf-8"))
         same_base = about["base"] == self.base.ref.fingerprint
         if now != about["sources"] or not same_base:

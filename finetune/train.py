@@ -62,17 +62,9 @@ def train(
         Diverged: the loss or its gradient is no finite number.
         IncompatibleAdapter: the base's architecture can't be trained here.
     """
-    recipe, prepared, base, plan = job.recipe, job.prepared, job.base, job.plan
-    options, folder = recipe.training, job.folder
-    rows = [row for row in prepared.of("train") if row.supervised]
-    torch.manual_seed(options.seed)
-    model = attach_lora(load_model(base.path, plan.dtype, plan.device), recipe, base.name)
-    if not projection_is_plain(model, rows[0].ids[:16]):
-        raise IncompatibleAdapter(
-            f"base {base.name}: {base.architecture} changes its logits after the projection",
-            hint="use another base model",
-            param="base",
-        )
+    options, plan, folder = job.recipe.training, job.plan, job.folder
+    rows = [row for row in job.prepared.of("train") if row.supervised]
+    model = _new_adapter(job, rows[0])
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=options.weight_decay)
     step = _restore(folder, model, optimizer) if resume else _forget(folder)
@@ -93,19 +85,33 @@ def train(
             if not math.isfinite(loss):
                 raise _diverged(step, loss, rate)
             tokens = sum(len(row.ids) for row in batch)
-            speed = progress.advance(step, plan.steps, tokens, loss)
             entry: dict[str, Any] = {
                 "step": step, "epoch": epoch, "loss": loss, "learning_rate": rate,
-                "tokens": tokens, "tokens_per_second": round(speed, 1), "time": time.time(),
+                "tokens": tokens, "time": time.time(),
+                "tokens_per_second": progress.advance(step, plan.steps, tokens, loss),
             }  # fmt: skip
             stopping = stop() and step < plan.steps
             if stopping or step % options.checkpoint_every_steps == 0 or step == plan.steps:
-                entry |= _validate(model, prepared.of("validation"), options)
+                entry |= _validate(model, job.prepared.of("validation"), options)
                 save_checkpoint(folder / "checkpoints", _snapshot(step, model, optimizer))
             write(entry)
             if stopping:
                 raise Interrupted(step)
     return save_adapter(model, folder / "adapter")
+
+
+def _new_adapter(job: Job, row: Row) -> Any:
+    """The base model with a fresh adapter; the seed decides its first values."""
+    torch.manual_seed(job.recipe.training.seed)
+    base, plan = job.base, job.plan
+    model = attach_lora(load_model(base.path, plan.dtype, plan.device), job.recipe, base.name)
+    if not projection_is_plain(model, row.ids[:16]):
+        raise IncompatibleAdapter(
+            f"base {base.name}: {base.architecture} changes its logits after the projection",
+            hint="use another base model",
+            param="base",
+        )
+    return model
 
 
 def attach_lora(model: Any, recipe: Recipe, base_name: str) -> Any:

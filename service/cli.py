@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from adapters.errors import AdapterError
@@ -157,8 +158,8 @@ def base_list(home: Home = None, as_json: AsJson = False) -> None:
     for base in bases:
         table.add_row(
             base.name, base.architecture, f"{base.parameters / 1e6:.0f} M",
-            str(base.context_length), "yes" if base.lora else f"no: {base.lora_reason}",
-            ", ".join(base.tasks), base.source,
+            str(base.context_length), "yes" if base.lora else Text(f"no: {base.lora_reason}"),
+            ", ".join(base.tasks), Text(base.source),
         )  # fmt: skip
     out.print(table)
 
@@ -203,16 +204,16 @@ def _print_version(version: Version, aliases: list[str]) -> None:
     table = Table(show_header=False, title=version.reference, title_justify="left")
     state = version.state if not version.reason else f"{version.state}: {version.reason}"
     table.add_row("digest", version.digest)
-    table.add_row("state", state)
+    table.add_row("state", Text(state))  # brackets in a reason are no markup
     table.add_row("aliases", ", ".join(aliases) or "none")
     table.add_row("task", f"{manifest.task} {' -> '.join(manifest.languages)}".strip())
     if manifest.labels:
-        table.add_row("labels", ", ".join(manifest.labels))
+        table.add_row("labels", Text(", ".join(manifest.labels)))
     table.add_row("base", f"{manifest.base.name} {manifest.base.fingerprint[:19]}…")
     table.add_row("made", f"{manifest.created:%Y-%m-%d %H:%M} UTC, {manifest.size / 1e6:.1f} MB")
     for name, m in manifest.metrics.items():
         table.add_row(
-            name,
+            Text(name),
             f"{m.value:.3g} ({m.low:.3g} to {m.high:.3g}); "
             f"base {m.base_value:.3g} ({m.base_low:.3g} to {m.base_high:.3g})",
         )

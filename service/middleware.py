@@ -37,7 +37,7 @@ class Table:
     def of(cls, templates: Iterable[str]) -> "Table":
         plain = {template: template for template in templates if "{" not in template}
         patterns = tuple(
-            (re.compile(re.sub(r"\{[a-z_]+(:path)?\}", "[^/]+", template)), template)
+            (re.compile(re.sub(r"\{[a-z_]+(:path)?\}", r"[^/\r\n]+", template)), template)
             for template in templates
             if "{" in template
         )

@@ -121,11 +121,22 @@ class Models:
             raise BadRequest("model is empty", param="model", hint="name a model of GET /v1/models")
         else:
             version = await self._find(reference)
-        resolved = self._base if version is None else await self._residency.hold(version)
+        resolved = self._base if version is None else await self._hold(version)
         record = current_record()
         if record is not None:
             record.model, record.task = resolved, task
         return resolved
+
+    async def _hold(self, version: Version) -> Resolved:
+        try:
+            return await self._residency.hold(version)
+        except AdapterError:
+            self._forget(version)
+            raise
+
+    def _forget(self, version: Version) -> None:
+        """Look a version up again: it may be quarantined now, and repaired later."""
+        self._known = {k: v for k, v in self._known.items() if v.digest != version.digest}
 
     async def _find(self, reference: str) -> Version:
         try:
@@ -168,10 +179,6 @@ class Models:
                 param="model", hint="GET /v1/models lists the models",
             ) from error  # fmt: skip
 
-    def forget(self, version: Version) -> None:
-        """Look a version up again: it was quarantined."""
-        self._known = {k: v for k, v in self._known.items() if v.digest != version.digest}
-
     def _live_for(
         self, task: Task, source: str | None, target: str | None, labels: Sequence[str] | None
     ) -> Version | None:
@@ -206,20 +213,21 @@ class Models:
     async def catch_up(self) -> None:
         """Load and prove what aliases point at now, then let them take effect."""
         async with self._following:
-            stamp = self._registry.stamp()
-            if stamp == self._stamp and monotonic() < self._retry_at:
+            stamp, due = self._registry.stamp(), monotonic() >= self._retry_at
+            if stamp == self._stamp and not due:
                 return
-            self._stamp = stamp
             revision = await asyncio.to_thread(self._registry.revision)
-            if revision == self._revision and monotonic() < self._retry_at:
+            if revision == self._revision and not due:
+                self._stamp = stamp
                 return
-            self._retry_at = inf
+            # what fails on the way is tried again at the next poll
+            self._stamp, self._revision, self._retry_at = -1, -1, inf
             wanted = await asyncio.to_thread(self._registry.all_aliases)
             await asyncio.gather(*(self._switch(key, number) for key, number in wanted.items()))
             for gone in self._live.keys() - wanted.keys():
                 del self._live[gone]
             self._residency.keep(list(self._live.values()))
-            self._revision, self.ready = revision, True
+            self._stamp, self._revision, self.ready = stamp, revision, True
 
     async def _switch(self, key: tuple[str, str], number: int) -> None:
         name, alias = key

@@ -62,9 +62,8 @@ def walk(text: str, starts: Sequence[int], size: int) -> list[tuple[int, int]]:
         if first + size >= len(starts):
             spans.append((begin, len(text)))
             break
-        end = _snap(text, starts[first + size])
-        # The next window begins at or before this token, so nothing falls between.
-        spans.append((begin, max(end, starts[first + step])))
+        # Snapping keeps order, so the next window begins at or before this end.
+        spans.append((begin, _snap(text, starts[first + size])))
     return spans
 
 

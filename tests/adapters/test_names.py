@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from adapters.errors import InvalidInput, InvalidName
 from adapters.languages import language_name, parse_tag, same_language
-from adapters.names import check_alias, check_name, parse_reference
+from adapters.names import Reference, check_alias, check_name, parse_reference
 
 
 @given(st.text(max_size=80))
@@ -22,7 +22,9 @@ def test_a_name_that_passes_is_one_harmless_path_component(text: str) -> None:
     assert text == text.lower()
 
 
-@pytest.mark.parametrize("name", ["..", "a/b", "a\0b", "a" * 300, "", ".a", "A", "a..b", "é"])
+@pytest.mark.parametrize(
+    "name", ["..", "a/b", "a\0b", "a" * 65, "a" * 300, "a\n", "", ".a", "A", "a..b", "é"]
+)
 def test_dangerous_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidName):
         check_name(name)
@@ -35,6 +37,25 @@ def test_every_form_of_a_reference_is_read() -> None:
     assert parse_reference("x@staging").alias == "staging"
     assert parse_reference("x@7").number == 7
     assert parse_reference(f"x@{digest}").digest == digest
+
+
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,20}[a-z0-9])?", fullmatch=True)
+
+
+@given(NAMES, st.integers(0, 10**9 - 1), NAMES.filter(lambda text: not text.isdecimal()))
+def test_a_reference_means_what_was_written(name: str, number: int, alias: str) -> None:
+    assert parse_reference(f"{name}@{number}") == Reference(name, number=number)
+    assert parse_reference(f"{name}@{alias}") == Reference(name, alias=alias)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_reference_to_one_thing_or_refused(text: str) -> None:
+    try:
+        found = parse_reference(text)
+    except InvalidName:
+        return
+    assert check_name(found.name) == found.name
+    assert [found.alias, found.number, found.digest].count(None) == 2
 
 
 @pytest.mark.parametrize(

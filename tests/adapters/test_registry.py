@@ -2,10 +2,10 @@
 
 import multiprocessing
 import random
-import subprocess
-import sys
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,14 @@ from adapters.errors import (
     AliasNotFound,
     InvalidName,
     Quarantined,
+    StoreFailed,
     VersionNotFound,
 )
 from adapters.registry import Registry
 from tests.adapters.parcels import draft, parcel
+
+PROCESSES = multiprocessing.get_context("forkserver")  # starts them in milliseconds
+PROCESSES.set_forkserver_preload([__name__])
 
 
 @pytest.fixture
@@ -57,6 +61,49 @@ def test_a_version_is_found_by_every_name(registry: Registry, tmp_path: Path) ->
     ):  # fmt: skip
         with pytest.raises(kind):
             registry.find(unknown)
+
+
+def test_a_digest_that_begins_two_versions_is_ambiguous(registry: Registry, tmp_path: Path) -> None:
+    for number in (1, 2):
+        _publish(registry, tmp_path / str(number), number)
+    with sqlite3.connect(registry.home.database) as database:
+        database.execute("UPDATE versions SET digest = 'sha256:00000000' || number")
+
+    with pytest.raises(VersionNotFound, match="ambiguous"):
+        registry.find("x@sha256:00000000")
+
+
+def test_another_registry_sees_everything(registry: Registry, tmp_path: Path) -> None:
+    for number in (1, 2):
+        _publish(registry, tmp_path / str(number), number)
+    registry.promote("x@1", who="ann")
+    registry.quarantine(registry.find("x@2"), "altered")
+
+    again = Registry.open(registry.home.root)
+
+    assert again.versions("x") == registry.versions("x")
+    assert again.adapters() == registry.adapters()
+    assert again.alias_history("x") == registry.alias_history("x")
+    assert again.find("x@2").reason == "altered"
+
+
+def test_a_damaged_database_is_a_failed_store(registry: Registry, tmp_path: Path) -> None:
+    _publish(registry, tmp_path / "a", 1)
+    with sqlite3.connect(registry.home.database) as database:
+        database.execute("DROP TABLE alias_moves")
+
+    with pytest.raises(StoreFailed, match="alias_moves"):
+        registry.promote("x@1")
+    assert registry.aliases("x") == {}  # the move was one transaction
+    with pytest.raises(StoreFailed):
+        registry.revision()
+
+
+def test_a_home_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "modiste.db").write_bytes(b"no database at all, but long enough to look" * 30)
+
+    with pytest.raises(StoreFailed, match="MODISTE_HOME"):
+        Registry.open(tmp_path)
 
 
 def test_moves_of_an_alias_are_on_record(registry: Registry, tmp_path: Path) -> None:
@@ -111,12 +158,32 @@ def test_publications_at_once_get_numbers_of_their_own(registry: Registry, tmp_p
     assert references == {f"x@{n}" for n in range(1, 13)}
 
 
-def test_several_processes_may_open_a_new_home_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+def _publish_many(home: Path, work: Path, first: int) -> None:
+    registry = Registry.open(home)
+    for number in range(first, first + 5):
+        _publish(registry, work / str(number), number + 1)
+
+
+def test_processes_that_publish_at_once_lose_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
     processes = [
-        context.Process(target=open_database, args=(tmp_path / "h" / "modiste.db",))
-        for _ in range(4)
+        PROCESSES.Process(target=_publish_many, args=(home, tmp_path / "w", first))
+        for first in (0, 100, 200)
     ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    versions = Registry.open(home).versions("x")
+    assert [version.number for version in versions] == list(range(1, 16))
+    assert len({version.digest for version in versions}) == 15
+
+
+def test_several_processes_may_open_a_new_home_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "h" / "modiste.db"
+    processes = [PROCESSES.Process(target=open_database, args=(path,)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -133,44 +200,36 @@ def test_migrations_bring_an_empty_database_to_the_tables(tmp_path: Path) -> Non
         assert compare_metadata(context, Table.metadata) == []
 
 
-_CRASHING = """
-import sys
-from pathlib import Path
-from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel
-registry, work, first = Registry.open(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
-print("ready", flush=True)
-for n in range(first, first + 1000):
-    folder = parcel(work / str(n), n + 1)
-    registry.promote(registry.publish(folder, draft(folder)).reference)
-"""
+def _publish_and_promote(home: Path, work: Path, first: int, begun: Connection) -> None:
+    registry = Registry.open(home)
+    begun.send("ready")
+    for number in range(first, first + 1000):
+        registry.promote(_publish(registry, work / str(number), number + 1))
 
 
 def test_killed_at_any_point_every_version_is_whole_and_every_alias_points_at_one(
     tmp_path: Path,
 ) -> None:
     home, dice = tmp_path / "home", random.Random(7)
-    for kill in range(12):
-        command = [
-            sys.executable,
-            "-c",
-            _CRASHING,
-            str(home),
-            str(tmp_path / "w"),
-            str(kill * 1000),
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(dice.uniform(0, 0.4))
+    for kill in range(25):
+        here, there = PROCESSES.Pipe()
+        arguments = (home, tmp_path / "w", kill * 1000, there)
+        process = PROCESSES.Process(target=_publish_and_promote, args=arguments)
+        process.start()
+        assert here.recv() == "ready"
+        time.sleep(dice.uniform(0, 0.15))
         process.kill()
-        process.wait()
+        process.join()
 
         registry = Registry.open(home)
         versions = registry.versions("x") if registry.adapters() else []
         for version in versions:
             registry.store.verify(version.manifest)
-        assert [v.number for v in versions] == list(range(1, len(versions) + 1))
-        for number in registry.aliases("x").values() if versions else ():
-            assert registry.find(f"x@{number}").number == number
-    assert len(versions) > 5  # it did work between the kills
+        numbers = [version.number for version in versions]
+        assert numbers == list(range(1, len(versions) + 1))
+        moves = registry.alias_history("x")
+        assert registry.all_aliases() == (
+            {("x", "production"): moves[-1].to_number} if moves else {}
+        )
+        assert {move.to_number for move in moves} <= set(numbers)
+    assert len(versions) > 25  # it did work between the kills

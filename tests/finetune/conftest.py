@@ -18,6 +18,13 @@ from tests.tiny import make_tiny_base
 
 torch.set_num_threads(1)
 
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny products gain nothing from more threads, which only wait for each other."""
+    monkeypatch.setattr("finetune.plan.cores", lambda: 1)
+
+
 WORDS = ["save", "open", "close", "find", "print", "copy", "move", "share"]
 THINGS = ["file", "folder", "page", "note", "table", "chart"]
 

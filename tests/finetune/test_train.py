@@ -31,7 +31,6 @@ def make_job(
         place = tmp_path / folder
         place.mkdir(exist_ok=True)
         plan = make_plan(recipe, prepared.of("train"), base.parameters)
-        torch.set_num_threads(1)
         return Job(recipe, prepared, base, plan, place)
 
     return make

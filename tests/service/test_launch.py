@@ -4,14 +4,16 @@ import json
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from adapters.bases import Base
 from adapters.registry import Registry
 from service import cli, doctor, launch
 from service.settings import Settings
-from tests.adapters.parcels import draft, parcel
+from tests.adapters.parcels import A, B, draft, parcel
 from tests.made import add_tiny_base
 
 KEY = "a-key-of-sixteen-characters"
@@ -82,9 +84,18 @@ def test_a_base_that_changed_on_disk_is_not_served(tmp_path: Path) -> None:
     assert "chat_template" in launch.problems(Settings(port=_free()), [], base)[0]
 
 
-def test_the_rank_follows_the_published_versions(tmp_path: Path) -> None:
+def test_the_rank_follows_the_published_versions_that_can_be_served(tmp_path: Path) -> None:
     registry = Registry.open(tmp_path / "home")
     assert launch.lora_rank(Settings(), registry) == 16
+    for rank in (24, 100):
+        folder = parcel(tmp_path / str(rank), r=rank)
+        tensors = {A: np.ones((rank, 8), np.float32), B: np.ones((8, rank), np.float32)}
+        save_file(tensors, folder / "adapter_model.safetensors")
+        registry.publish(folder, draft(folder))
+
+    assert launch.lora_rank(Settings(), registry) == 128
+    registry.quarantine(registry.find("x@2"), "altered")
+    assert launch.lora_rank(Settings(), registry) == 32
     assert launch.lora_rank(Settings(max_lora_rank=64), registry) == 64
 
 

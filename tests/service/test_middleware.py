@@ -1,14 +1,17 @@
 """The edge around a small app."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import errors
 from service.auth import Authenticator
 from service.errors import Unauthenticated
 from service.middleware import Edge, Table
@@ -45,12 +48,17 @@ class App:
         await send({"type": "http.response.body", "body": b"{}"})
 
 
-def client(app: App, keys: list[str] | None = None, limit: int = 1000) -> httpx.AsyncClient:
-    edge = Edge(
+def edge_around(
+    app: ASGIApp, keys: list[str] | None = None, limit: int = 1000, metrics: Metrics | None = None
+) -> Edge:
+    return Edge(
         app, table=TABLE, authenticator=Authenticator(keys or []),
-        metrics=Metrics(CollectorRegistry()), max_body_bytes=limit,
+        metrics=metrics or Metrics(CollectorRegistry()), max_body_bytes=limit,
     )  # fmt: skip
-    transport = httpx.ASGITransport(edge, raise_app_exceptions=False)
+
+
+def client(app: ASGIApp, keys: list[str] | None = None, limit: int = 1000) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(edge_around(app, keys, limit), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
@@ -58,7 +66,7 @@ def run(work: Callable[[], Any]) -> Any:
     return asyncio.run(work())
 
 
-def post(app: App, path: str = "/v1/generate", **more: Any) -> httpx.Response:
+def post(app: ASGIApp, path: str = "/v1/generate", **more: Any) -> httpx.Response:
     keys, limit = more.pop("keys", None), more.pop("limit", 1000)
 
     async def send() -> httpx.Response:
@@ -115,6 +123,130 @@ def test_a_body_that_tells_its_length_is_refused_before_it_is_read() -> None:
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
     assert app.released == 0
+
+
+def test_a_body_that_tells_no_length_is_stopped_on_its_way() -> None:
+    app = FastAPI()
+
+    @app.post("/v1/generate")
+    async def generate(body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+    errors.install(app, {})
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"text": "'
+        for _ in range(50):
+            yield b"x" * 100
+
+    answer = post(app, content=pieces())
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 129, "é", "<script>", ""])
+def test_a_hostile_request_id_is_replaced(given: str) -> None:
+    sent = [(b"x-request-id", given.encode())]
+
+    assert re.fullmatch("[0-9a-f]{32}", post(App(), headers=sent).headers["x-request-id"])
+
+
+def test_a_refused_request_has_an_id_too() -> None:
+    assert (
+        post(App(), "/nowhere", headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+    )
+
+
+def test_the_hold_ends_when_the_caller_goes_away() -> None:
+    released: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        record = current_record()
+        assert record is not None
+        record.on_end += [lambda: released.append("one"), lambda: released.append("two")]
+        await asyncio.sleep(60)
+
+    async def leave() -> None:
+        async with client(app) as http:
+            asking = asyncio.create_task(http.post("/v1/generate"))
+            await asyncio.sleep(0.01)
+            assert released == []
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    run(leave)
+    assert sorted(released) == ["one", "two"]
+
+
+def test_requests_at_once_have_records_of_their_own() -> None:
+    seen: dict[str, str] = {}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        before = current_record()
+        await asyncio.sleep(0.001)
+        after = current_record()
+        assert before is after is not None
+        seen[dict(scope["headers"])[b"x-request-id"].decode()] = after.request_id
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def many() -> None:
+        async with client(app) as http:
+            names = [f"r{number}" for number in range(20)]
+            asks = (http.post("/v1/generate", headers={"x-request-id": name}) for name in names)
+            await asyncio.gather(*asks)
+
+    run(many)
+    assert seen == {f"r{number}": f"r{number}" for number in range(20)}
+
+
+def test_a_web_socket_is_closed_before_the_app_hears_of_it() -> None:
+    app, sent = App(), []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    run(lambda: edge_around(app)({"type": "websocket", "path": "/v1/generate"}, receive, send))
+    assert [message["type"] for message in sent] == ["websocket.close"]
+    assert app.headers == []
+
+
+def test_what_the_edge_refuses_is_counted_by_its_code() -> None:
+    metrics = Metrics(CollectorRegistry())
+
+    async def ask() -> None:
+        edge = edge_around(App(), [KEY], metrics=metrics)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(edge), base_url="http://t"
+        ) as http:
+            await http.post("/v1/generate")
+            await http.get("/nowhere", headers={"authorization": f"Bearer {KEY}"})
+
+    run(ask)
+
+    def count(route: str, code: str) -> float | None:
+        labels = {"route": route, "code": code}
+        return metrics.registry.get_sample_value("modiste_errors_total", labels)
+
+    assert count("/v1/generate", "missing_api_key") == 1
+    assert count("unknown", "unknown_url") == 1  # strangers' paths make no series
+    assert metrics.registry.get_sample_value("modiste_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/v1/generate", "/v1/generate"),
+        ("/v1/models/x@sha256:ab", "/v1/models/{model:path}"),
+        ("/v1/models/", None), ("/v1/models/a/b", None), ("/v1/Generate", None),
+        ("/v1/generate/x", None), ("//v1/generate", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_path_is_in_the_table_or_not(path: str, template: str | None) -> None:
+    assert TABLE.match(path) == template
 
 
 def test_headers_that_steer_the_engine_are_taken_away() -> None:

@@ -1,5 +1,6 @@
 """Settings: where they come from, and that mistakes are told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,29 @@ def test_keys_come_from_a_file_and_short_ones_are_refused(tmp_path: Path) -> Non
 def test_the_head_is_never_adapted() -> None:
     with pytest.raises(ValueError, match="crash"):
         Settings(lora_target_modules=["q_proj", "lm_head"])
+
+
+@pytest.mark.parametrize(
+    ("word", "unit"), [("seconds", "_s"), ("bytes", "_bytes"), ("GiB", "_gib")]
+)
+def test_a_quantity_has_its_unit_in_its_name(word: str, unit: str) -> None:
+    fields = Settings.model_fields.items()
+    named = [name for name, field in fields if re.search(rf"\b{word}\b", field.description or "")]
+
+    assert named
+    assert [name for name in named if not name.endswith(unit)] == []
+
+
+def test_values_of_the_environment_are_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Home(tmp_path), {}, {"MODISTE_PORT": "", "MODISTE_ALIAS_POLL_S": "0"})
+
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["port", "alias_poll_s"]
+
+
+def test_what_a_key_is_never_appears_in_a_message(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("hunter2\n")
+    for values in ({"api_keys": ["hunter2"]}, {"api_keys_file": tmp_path / "keys"}):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(Home(tmp_path), values, {}).keys()
+        assert "hunter2" not in str(caught.value)

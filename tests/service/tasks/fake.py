@@ -39,6 +39,7 @@ class FakeEngine:
         self.cancelled = 0
         self.gate: asyncio.Event | None = None
         self.fails_on: str | None = None
+        self.most_scores = 128
 
     async def prompt_ids(self, template: PromptTemplate, task_input: TaskInput) -> list[int]:
         return self.renderer.prompt_ids(template, task_input)
@@ -85,7 +86,7 @@ class FakeEngine:
         if self.fails_on is not None and self.fails_on in user:
             raise errors.EngineFailed("no")
         if sampling.score_ids:
-            assert len(sampling.score_ids) <= 128
+            assert len(sampling.score_ids) <= self.most_scores
             scores = [{token: self.score(prompt_ids, token) for token in sampling.score_ids}]
             return Output("x", [0], "length", len(prompt_ids), 0, None, scores)
         text = self.reply(user, sampling)

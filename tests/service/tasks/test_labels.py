@@ -57,6 +57,11 @@ def test_impossible_tokens_share_equally() -> None:
     assert probabilities([(1, END), (2, END)], scores) == [0.5, 0.5]
 
 
+def test_very_unlikely_labels_are_still_weighed() -> None:
+    found = probabilities([(1, END), (2, END)], {(): {1: -2000.0, 2: -2001.0}})
+    assert found == pytest.approx([0.7311, 0.2689], abs=1e-4)
+
+
 def test_labels_that_read_the_same_are_refused() -> None:
     for sequences in ([(1, END), (1, END)], [(1, END), (1, END, 2)]):
         with pytest.raises(BadRequest, match="reads the same"):

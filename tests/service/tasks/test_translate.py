@@ -118,6 +118,15 @@ def test_the_likeliest_candidate_that_honours_the_glossary_is_taken() -> None:
     assert (found["translation"], found["warnings"]) == ("fichier", [])
 
 
+def test_a_candidate_that_was_cut_off_is_not_taken() -> None:
+    engine = FakeEngine(lambda _, sampling: "fichier " * 99 if sampling.seed else "le document")
+    found = one(
+        engine, text="the file", source_lang="en", glossary={"file": "fichier"}, max_tokens=20
+    )
+    assert found["translation"] == "le document"
+    assert codes(found) == ["glossary_not_honoured"]
+
+
 def test_a_term_that_was_not_honoured_is_named() -> None:
     engine = FakeEngine(lambda *_: "le document")
     glossary = {"file": "fichier", "folder": "dossier"}

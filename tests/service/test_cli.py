@@ -1,0 +1,166 @@
+"""The command `modiste`: what it prints where, and how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from adapters.registry import Registry
+from service import cli
+from tests.adapters.parcels import draft, parcel
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """`x` with two versions, the first live."""
+    registry = Registry.open(tmp_path / "home")
+    for number in (1, 2):
+        folder = parcel(tmp_path / str(number), number)
+        registry.publish(folder, draft(folder))
+    registry.promote("x@1")
+    return registry
+
+
+@pytest.fixture
+def modiste(
+    registry: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Run the command in this process; its exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.app([*arguments], prog_name="modiste")
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    monkeypatch.setenv("MODISTE_HOME", str(registry.home.root))
+    return run
+
+
+def test_show_prints_what_is_known_of_each_version(modiste: Any, registry: Registry) -> None:
+    registry.quarantine(registry.find("x@2"), "[altered] files")
+    code, text, _ = modiste("adapters", "show", "x")
+
+    assert code == 0
+    assert "[altered] files" in text  # brackets are no markup
+    assert text.index("x@1") < text.index("production") < text.index("x@2")
+
+
+def test_show_as_json_is_the_manifest_with_its_state(modiste: Any, registry: Registry) -> None:
+    _, text, _ = modiste("adapters", "show", "x@production", "--json")
+
+    [shown] = json.loads(text)
+    version = registry.find("x@1")
+    assert (shown["digest"], shown["state"]) == (version.digest, "ready")
+    assert shown["files"] == version.manifest.files
+
+
+def test_promote_moves_the_alias_and_says_where(modiste: Any, registry: Registry) -> None:
+    code, text, _ = modiste("adapters", "promote", "x@2", "--alias", "staging")
+
+    digest = registry.find("x@2").digest
+    assert (code, text.strip()) == (0, f"x@staging -> x@2 {digest}")
+    assert registry.aliases("x") == {"production": 1, "staging": 2}
+
+
+def test_a_rollback_is_a_promotion(modiste: Any, registry: Registry) -> None:
+    modiste("adapters", "promote", "x@2")
+    modiste("adapters", "promote", "x@1", "--why", "complaints")
+
+    assert registry.aliases("x") == {"production": 1}
+    assert registry.alias_history("x")[-1].why == "complaints"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("adapters", "show", "y"), ["'y'", "modiste adapters list"]),
+        (("adapters", "show", "x@9"), ["version 9", "modiste adapters show x"]),
+        (("adapters", "show", "x@staging"), ["alias 'staging'", "promote"]),
+        (("adapters", "promote", "x@2", "--alias", "7"), ["'7'", "numbers name versions"]),
+        (("adapters", "promote", "x@2", "--alias", "A/B"), ["'A/B'", "a-z"]),
+        (("adapters", "verify", "../etc"), ["'../etc'", "a-z"]),
+        (("adapters", "promote"), ["Missing argument"]),
+        (("adapters", "nonsense"), ["nonsense"]),
+    ],
+)
+def test_bad_input_ends_with_2_and_a_remedy_on_standard_error(
+    modiste: Any, registry: Registry, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    code, text, errors = modiste(*arguments)
+
+    assert (code, text) == (2, "")
+    assert [word for word in words if word not in " ".join(errors.split())] == []
+    assert "Traceback" not in errors
+    assert registry.aliases("x") == {"production": 1}
+
+
+def test_a_quarantined_version_is_not_promoted_and_the_reason_is_told(
+    modiste: Any, registry: Registry
+) -> None:
+    registry.quarantine(registry.find("x@2"), "differs by 3 nats")
+    code, _, errors = modiste("adapters", "promote", "x@2")
+
+    assert code == 2
+    assert "differs by 3 nats" in errors
+
+
+def test_verify_tells_an_altered_file_from_a_missing_one(modiste: Any, registry: Registry) -> None:
+    assert modiste("adapters", "verify", "x@1")[:2] == (
+        0, f"x@1 {registry.find('x@1').digest} is whole\n",
+    )  # fmt: skip
+    path = registry.find("x@1").folder / "adapter_model.safetensors"
+    path.write_bytes(b"altered")
+    code, _, errors = modiste("adapters", "verify", "x@1")
+    assert (code, "was altered" in errors) == (2, True)
+    path.unlink()
+    code, _, errors = modiste("adapters", "verify", "x@1")
+    assert (code, "restore the version" in errors) == (1, True)  # may pass: the store is away
+
+
+def test_every_mistake_in_the_settings_is_told(modiste: Any, registry: Registry) -> None:
+    registry.home.settings.write_text("prot: 1\nmax_loras: many\n")
+    code, _, errors = modiste("serve", "--print", "env")
+
+    assert code == 2
+    assert errors.count("error:") == 2
+    assert "prot: unknown setting" in errors
+    assert "max_loras:" in errors
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"), [(0, 0), (1, 1), (2, 2), (-9, 137), (KeyboardInterrupt(), 130)]
+)
+def test_a_child_commands_end_is_ours(
+    monkeypatch: pytest.MonkeyPatch, ends: int | BaseException, code: int
+) -> None:
+    called: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        called.append(command)
+        if isinstance(ends, BaseException):
+            raise ends
+        return subprocess.CompletedProcess(command, ends)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SystemExit) as ended:
+        cli.app(["base", "add", "some/model", "--name", "n", "--help"], prog_name="modiste")
+
+    assert ended.value.code == code
+    assert called == [
+        [sys.executable, "-m", "finetune.bases", "add", "some/model", "--name", "n", "--help"]
+    ]
+
+
+def test_printing_needs_no_heavy_library() -> None:
+    script = "import sys, service.cli; print({'torch', 'vllm', 'transformers'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "set()\n"
+    assert isinstance(cli.app, typer.Typer)

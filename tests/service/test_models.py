@@ -1,0 +1,210 @@
+"""Names and aliases: what answers for them, and from when on."""
+
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import DigestMismatch, Quarantined, StoreFailed
+from adapters.registry import Registry
+from service.errors import ModelNotFound, NotReady
+from service.record import current_record
+from tests.adapters.parcels import draft, parcel
+from tests.service.workbench import Bench, run
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_an_alias_takes_effect_only_when_its_version_is_proved(bench: Bench) -> None:
+    for value in (1, 2):
+        bench.publish(value)
+    bench.engine.dishonest.add(bench.digest("x@2"))
+
+    async def work() -> tuple[str, str]:
+        bench.registry.promote("x@1")
+        await bench.models.catch_up()
+        first = (await bench.ask("x")).reference
+        bench.registry.promote("x@2")
+        await bench.models.catch_up()
+        return first, (await bench.ask("x")).reference
+
+    assert run(work) == ("x@1", "x@1")
+    assert "proof" in bench.models.failures()["x", "production"]
+
+
+def test_an_alias_that_failed_for_a_passing_reason_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.models.RETRY_S", 0.0)
+    bench.publish(1)
+    bench.registry.promote("x@1")
+    digest = bench.digest("x@1")
+    bench.engine.failing[digest] = StoreFailed("gone")
+
+    async def work() -> str:
+        await bench.models.catch_up()
+        with pytest.raises(NotReady):
+            await bench.ask("x")
+        bench.engine.failing.clear()
+        await bench.models.catch_up()
+        return (await bench.ask("x")).reference
+
+    assert run(work) == "x@1"
+    assert bench.models.failures() == {}
+
+
+def test_without_a_name_the_fitting_adapter_promoted_last_answers(bench: Bench) -> None:
+    pairs = {"one": ["en", "fr"], "two": ["en", "fr"], "three": ["en", "de"]}
+    for number, (name, languages) in enumerate(pairs.items()):
+        bench.publish(number + 1, name, task="translate", languages=languages)
+
+    async def work() -> list[str]:
+        for name in ("two", "one"):
+            bench.registry.promote(f"{name}@1")
+            await bench.models.catch_up()
+        asks = (("en", "fr"), (None, "fr-CA"), ("de", "fr"), ("en", "de"))
+        return [
+            (await bench.ask(None, task="translate", source_lang=s, target_lang=t)).reference
+            for s, t in asks
+        ]
+
+    assert run(work) == ["one@1", "one@1", "b", "b"]
+
+
+def test_a_classifier_answers_for_its_own_labels_only(bench: Bench) -> None:
+    for number, labels in enumerate((["yes", "no"], ["red", "blue"])):
+        bench.publish(number + 1, labels[0], task="classify", labels=labels)
+        bench.registry.promote(f"{labels[0]}@1")
+
+    async def work() -> list[str]:
+        await bench.models.catch_up()
+        asked = (["no", "yes"], ["red", "blue"], ["red", "green"], ["red", "blue", "green"])
+        return [
+            (await bench.ask(None, task="classify", labels=labels)).reference for labels in asked
+        ]
+
+    assert run(work) == ["yes@1", "red@1", "b", "b"]
+
+
+def test_only_production_answers_where_no_model_is_named(bench: Bench) -> None:
+    bench.publish(1)
+    bench.registry.promote("x@1", "staging")
+
+    async def work() -> list[str]:
+        await bench.models.catch_up()
+        return [(await bench.ask(name)).reference for name in (None, "x@staging")]
+
+    assert run(work) == ["b", "x@1"]
+
+
+@pytest.mark.parametrize("broken", ["revision", "all_aliases"])
+def test_a_promotion_that_meets_a_failed_database_is_caught_up_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    bench.publish(1)
+    bench.registry.promote("x@1")
+
+    def fails(_: Registry) -> None:
+        raise StoreFailed("locked")
+
+    async def work() -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, broken, fails)
+            with pytest.raises(StoreFailed):
+                await bench.models.catch_up()
+        assert not bench.models.ready
+        await bench.models.catch_up()
+        return (await bench.ask("x")).reference
+
+    assert run(work) == "x@1"
+    assert bench.models.ready
+
+
+def test_a_failure_that_no_one_foresaw_is_tried_again_too(bench: Bench) -> None:
+    bench.publish(1)
+    bench.registry.promote("x@1")
+    bench.engine.failing[bench.digest("x@1")] = RuntimeError("CUDA error")
+
+    async def work() -> str:
+        with pytest.raises(RuntimeError):
+            await bench.models.catch_up()
+        bench.engine.failing.clear()
+        await bench.models.catch_up()
+        return (await bench.ask("x")).reference
+
+    assert run(work) == "x@1"
+    assert bench.registry.find("x@1").state == "ready"
+
+
+def test_an_alias_that_moved_nowhere_asks_the_database_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    revision = Registry.revision
+
+    def counted(registry: Registry) -> int:
+        asked.append(1)
+        return revision(registry)
+
+    monkeypatch.setattr(Registry, "revision", counted)
+    bench.publish(1)
+
+    async def work() -> None:
+        for _ in range(5):
+            await bench.models.catch_up()
+        bench.publish(2)  # writes, and moves no alias
+        for _ in range(5):
+            await bench.models.catch_up()
+
+    run(work)
+    assert len(asked) == 2
+
+
+def test_a_version_quarantined_while_known_is_served_again_once_repaired(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_resident=1)
+    for value in (1, 2):
+        bench.publish(value)
+    weights = bench.registry.find("x@1").folder / "adapter_model.safetensors"
+
+    async def ends(reference: str) -> str:
+        found = await bench.ask(reference)
+        record = current_record()
+        assert record is not None
+        record.finish()
+        return found.reference
+
+    async def work() -> str:
+        await ends("x@1")
+        await ends("x@2")  # takes the only place
+        weights.write_bytes(b"altered")
+        with pytest.raises(DigestMismatch):
+            await ends("x@1")
+        with pytest.raises(Quarantined):
+            await ends("x@1")
+        folder = parcel(bench.work / "again", 1)
+        bench.registry.publish(folder, draft(folder))
+        return await ends("x@1")
+
+    assert run(work) == "x@1"
+
+
+def test_equal_content_under_two_names_answers_under_each(bench: Bench) -> None:
+    bench.publish(1, "one")
+    bench.publish(1, "two")
+
+    async def work() -> list[str]:
+        return [(await bench.ask(f"{name}@1")).reference for name in ("one", "two")]
+
+    assert run(work) == ["one@1", "two@1"]
+    assert len(bench.engine.loads) == 1
+
+
+def test_names_that_do_not_exist_are_not_found(bench: Bench) -> None:
+    bench.publish(1)
+
+    for name in ("nobody", "x@9", "x@staging", "x", "a/b"):
+        with pytest.raises(ModelNotFound):
+            run(lambda name=name: bench.ask(name))
+    assert run(lambda: bench.ask("b")).proof == "base"
