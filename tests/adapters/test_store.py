@@ -19,6 +19,7 @@ from adapters.errors import (
     UnsafeFile,
 )
 from adapters.registry import Registry
+from adapters.store import STAGING
 from tests.adapters.parcels import A, B, draft, parcel
 
 
@@ -116,12 +117,42 @@ def test_a_bfloat16_adapter_is_read_too(registry: Registry, tmp_path: Path) -> N
 def test_a_full_disk_leaves_nothing_behind(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    copy, copied = shutil.copyfile, []
+
+    def full(source: Path, place: Path) -> None:
+        copied.append(copy(source, place))
+        if len(copied) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
 
     _refused(registry, parcel(tmp_path / "p"), StoreFailed, "No space left")
+    assert list((registry.store.root / STAGING).iterdir()) == []
+
+
+def test_equal_content_published_again_leaves_no_second_copy(
+    registry: Registry, tmp_path: Path
+) -> None:
+    for folder in (parcel(tmp_path / "one"), parcel(tmp_path / "two")):
+        registry.publish(folder, draft(folder))
+
+    assert list((registry.store.root / STAGING).iterdir()) == []
+    assert len(list((registry.store.root / "x").iterdir())) == 1
+
+
+def test_every_file_and_its_folder_are_on_the_disk_before_the_version_is_seen(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(
+        "adapters.store.sync_file",
+        lambda path: synced.append("folder" if path.is_dir() else path.name),
+    )
+    version = registry.publish(folder := parcel(tmp_path / "p"), draft(folder))
+
+    files = [*version.manifest.files]
+    assert sorted(synced[:3]) == sorted(files)
+    assert synced[3:] == ["manifest.json", "folder", "folder"]  # staged, then its new parent
 
 
 def test_altered_and_missing_files_are_told_apart(registry: Registry, tmp_path: Path) -> None:

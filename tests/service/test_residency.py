@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from adapters.errors import IncompatibleAdapter, ProofFailed, Quarantined, StoreFailed
+from adapters.registry import Version
 from service.errors import NotReady
 from service.models import Resolved
 from service.record import current_record
+from service.residency import Residency, Resident
 from tests.adapters.parcels import BASE
 from tests.service.workbench import Bench, run
 
@@ -193,3 +195,23 @@ def test_many_versions_in_few_places_are_never_taken_from_their_requests(tmp_pat
     assert len(bench.residency.residents()) <= 2
     assert {r.in_flight for r in bench.residency.residents()} == {0}
     assert set(bench.names.lora_requests) == {r.version.digest for r in bench.residency.residents()}
+
+
+def test_a_version_that_left_before_its_waiter_ran_is_loaded_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.publish(1)
+    ensure = Residency.ensure
+
+    async def ensure_then_lose(residency: Residency, version: Version) -> Resident:
+        resident = await ensure(residency, version)
+        if len(bench.engine.loads) == 1:  # another load takes the place just now
+            await residency._unload(resident)
+        return resident
+
+    monkeypatch.setattr(Residency, "ensure", ensure_then_lose)
+
+    answer = run(lambda: bench.ask("x@1"))
+    assert answer.engine_name in bench.names.lora_requests
+    assert [resident.in_flight for resident in bench.residency.residents()] == [1]
+    assert len(bench.engine.loads) == 2
