@@ -81,22 +81,18 @@ class DemoServer:
         raise RuntimeError(f"the server did not start:\n{self._log.read_text()[-3000:]}")
 
     def promote(self, versions: list[Version]) -> None:
-        """Promote by the command, as an operator would, and wait until they are served."""
+        """Promote by the command, as an operator would, and time the first answer."""
         for version in versions:
             command = [sys.executable, "-m", "service.cli", "adapters", "promote"]
             subprocess.run([*command, version.reference, "--why", "the demo"], check=True)
             registry = Registry.open()
             moved = registry.alias_history(version.name)[-1].moved.replace(tzinfo=UTC)
-            while self._served(version.name) != version.reference:
-                if (datetime.now(UTC) - moved).total_seconds() > 30:
-                    raise RuntimeError(f"{version.reference} was promoted but is not served")
-                time.sleep(0.02)
+            body = {"model": version.name, "prompt": "a", "max_tokens": 1}
+            answer = httpx.post(f"{self.url}/v1/completions", json=body, timeout=60)
             waited = (datetime.now(UTC) - moved).total_seconds()
-            self._console.print(f"{version.reference} answers {waited:.2f} s after its promotion")
-
-    def _served(self, name: str) -> str | None:
-        answer = httpx.get(f"{self.url}/v1/models/{name}")
-        return answer.json()["root"] if answer.status_code == 200 else None
+            if answer.status_code != 200 or answer.json()["model"] != version.reference:
+                raise RuntimeError(f"{version.reference} was promoted but does not answer")
+            self._console.print(f"{version.reference} answered {waited:.2f} s after its promotion")
 
     def stay(self) -> None:
         """Serve until Ctrl-C."""
