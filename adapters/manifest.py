@@ -11,8 +11,6 @@ from adapters.languages import parse_tag
 from adapters.names import check_name
 from adapters.prompt import PromptTemplate, Task
 
-FORMAT = 1
-
 
 def _name(value: str) -> str:
     try:

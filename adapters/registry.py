@@ -225,7 +225,8 @@ class Registry:
         with self._write() as session:
             self._adapter(session, parsed.name)
             row = self._row(session, parsed)
-            check_ready(self._version(row))
+            version = self._version(row)
+            check_ready(version)
             now = datetime.now(UTC)
             current = session.get(AliasRow, (row.adapter, alias))
             before = current.number if current is not None else None
@@ -241,7 +242,7 @@ class Registry:
                     who=who or getpass.getuser(), why=why, moved=now,
                 )
             )  # fmt: skip
-            return self._version(row)
+            return version
 
     def aliases(self, name: str) -> dict[str, int]:
         with self._read() as session:

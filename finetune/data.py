@@ -95,7 +95,7 @@ def prepare(recipe: Recipe, renderer: Renderer, context_length: int) -> Prepared
     ]
     fitting = [r for r in rows if r.split != "test" or len(r.prompt_ids) < context_length]
     counts["held-out prompts too long for the base"] = len(rows) - len(fitting)
-    return Prepared(fitting, labels, source_digests(data), dict(+counts))
+    return Prepared(fitting, labels, source_digests(files), dict(+counts))
 
 
 def data_files(data: Data) -> dict[Split, list[Path]]:
@@ -116,11 +116,10 @@ def data_files(data: Data) -> dict[Split, list[Path]]:
     }
 
 
-def source_digests(data: Data) -> dict[str, dict[str, str]]:
+def source_digests(files: dict[Split, list[Path]]) -> dict[str, dict[str, str]]:
     """Split -> file -> digest of its bytes as they are now."""
     return {
-        split: {str(path): digest_file(path) for path in paths}
-        for split, paths in data_files(data).items()
+        split: {str(path): digest_file(path) for path in paths} for split, paths in files.items()
     }
 
 

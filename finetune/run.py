@@ -29,7 +29,14 @@ from adapters.registry import Registry
 from finetune import evaluate, preflight
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe
-from finetune.data import Prepared, load_prepared, prepare, save_prepared, source_digests
+from finetune.data import (
+    Prepared,
+    data_files,
+    load_prepared,
+    prepare,
+    save_prepared,
+    source_digests,
+)
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
 from finetune.publish import make_probe, publish
@@ -169,7 +176,7 @@ class Run:
         Raises:
             InvalidInput: data or base changed since.
         """
-        now = source_digests(self.recipe.data)
+        now = source_digests(data_files(self.recipe.data))
         about = json.loads((self.folder / "dataset.json").read_text("utf-8"))
         same_base = about["base"] == self.base.ref.fingerprint
         if now != about["sources"] or not same_base:

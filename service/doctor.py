@@ -25,6 +25,7 @@ from adapters.errors import AdapterError
 from adapters.home import Home
 from adapters.registry import Registry
 from service import launch
+from service.engine_plugin import on_cpu
 from service.settings import SettingsError, load_settings
 
 State = Literal["ok", "warning", "wrong"]
@@ -106,7 +107,7 @@ def _gpu(_home: Home) -> Iterator[Finding]:
         )  # fmt: skip
         names = done.stdout.strip().splitlines() if done.returncode == 0 else []
     try:
-        cpu_build = launch.on_cpu()
+        cpu_build = on_cpu()
     except PackageNotFoundError:
         cpu_build = False
     unused = bool(names) and cpu_build

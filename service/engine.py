@@ -53,7 +53,6 @@ Answer = TypeVar("Answer")
 
 PRIORITY_INTERACTIVE = 0
 PRIORITY_PROOF = 100
-MAX_SCORE_IDS = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,17 @@
 from importlib.metadata import version
 
 
+def on_cpu() -> bool:
+    """Whether the installed vLLM is the build for CPUs."""
+    return "cpu" in version("vllm")
+
+
 def install() -> None:
     """Install the corrections that this release of vLLM needs."""
     from service import sampler
 
     sampler.install()
-    if "cpu" in version("vllm"):
+    if on_cpu():
         from service import lora_ops
 
         lora_ops.install()

@@ -5,7 +5,6 @@ import os
 import socket
 from argparse import Namespace
 from collections.abc import Sequence
-from importlib.metadata import version as installed
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import psutil
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
 from adapters.registry import Registry
+from service.engine_plugin import on_cpu
 from service.settings import RANKS, Settings, SettingsError
 
 FORBIDDEN_ENVIRONMENT = {
@@ -38,12 +38,6 @@ FORBIDDEN_ARGUMENTS = {
     "--scheduling-policy": "priority is always used",
     "--trust-request-chat-template": "templates from requests are never run",
 }
-CPU = "cpu"
-
-
-def on_cpu() -> bool:
-    """Whether the installed vLLM is the build for CPUs."""
-    return CPU in installed("vllm")
 
 
 def lora_rank(settings: Settings, registry: Registry) -> int:

@@ -5,7 +5,6 @@ and handlers are there. Our routes replace vLLM's of the same path; all others g
 """
 
 import asyncio
-import logging
 from argparse import Namespace
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ from service.residency import Limits, Residency
 from service.routes import adapters, health, openai, tasks
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
-
-logger = logging.getLogger("modiste.plugin")
 
 ROUTERS = (openai.router, tasks.router, adapters.router, health.router)
 """Every reachable route is in one of these; nothing of vLLM's own is."""

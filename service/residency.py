@@ -22,7 +22,7 @@ from adapters.errors import (
 )
 from adapters.manifest import BaseRef
 from adapters.probe import Probe, Proof, judge
-from adapters.registry import Registry, Version
+from adapters.registry import Registry, Version, check_ready
 from service.errors import NotReady
 from service.models import Resolved
 from service.record import current_record
@@ -119,12 +119,10 @@ class Residency:
             await self.ensure(version)
             # another load may have taken its place before this task ran again
             resident = self._residents.get(version.digest)
-        resident.in_flight += 1
         resident.last_used = monotonic()
         record = current_record()
-        if record is None:
-            resident.in_flight -= 1
-        else:
+        if record is not None:
+            resident.in_flight += 1
             record.on_end.append(lambda: self._release(resident))
         # equal content under two names is loaded once and answers under each
         return replace(resident.resolved, reference=version.reference, version=version)
@@ -174,6 +172,7 @@ class Residency:
         return resident
 
     def _check(self, version: Version) -> None:
+        check_ready(version)
         manifest, limits = version.manifest, self._limits
         if differences := manifest.base.differences(limits.base):
             raise IncompatibleAdapter(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from adapters.bases import Base
 from adapters.registry import Registry
+from bench.servers import free_port
 
 START_S = 300
 
@@ -34,12 +34,6 @@ class Running:
 
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(home: Path, *arguments: str, **environment: str) -> tuple[subprocess.Popen[bytes], str]:

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.names import PRODUCTION, check_alias
-from adapters.registry import AdapterRecord, Version, check_ready
+from adapters.registry import AdapterRecord, Version
 from service.errors import BadRequest
 from service.record import current_record
 
@@ -73,7 +73,6 @@ async def promote(name: str, promotion: Promotion, raw_request: Request) -> JSON
     record = current_record()
     version = await asyncio.to_thread(state.registry.find, f"{name}@{promotion.version}")
     check_alias(promotion.alias)
-    check_ready(version)
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.promote, version.reference, promotion.alias,

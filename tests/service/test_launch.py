@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from adapters.bases import Base
 from adapters.registry import Registry
+from bench.servers import free_port
 from service import cli, doctor, launch
 from service.settings import Settings
 from tests.adapters.parcels import A, B, draft, parcel
@@ -31,14 +32,8 @@ def base(registry: Registry) -> Base:
     return registry.base()
 
 
-def _free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_plain_start_has_no_problems(base: Base) -> None:
-    assert launch.problems(Settings(port=_free()), [], base) == []
+    assert launch.problems(Settings(port=free_port()), [], base) == []
 
 
 @pytest.mark.parametrize("name", sorted(launch.FORBIDDEN_ENVIRONMENT))
@@ -47,20 +42,20 @@ def test_an_environment_that_breaks_the_promise_forbids_the_start(
 ) -> None:
     monkeypatch.setenv(name, "1")
 
-    assert name in launch.problems(Settings(port=_free()), [], base)[0]
+    assert name in launch.problems(Settings(port=free_port()), [], base)[0]
 
 
 @pytest.mark.parametrize(
     "argument", ["--api-server-count=2", "--lora_modules", "--api-key", "--middlew", "--config"]
 )
 def test_an_argument_that_breaks_the_promise_forbids_the_start(base: Base, argument: str) -> None:
-    settings = Settings(port=_free(), vllm_args=[argument])
+    settings = Settings(port=free_port(), vllm_args=[argument])
 
     assert len(launch.problems(settings, [], base)) == 1
 
 
 def test_a_public_address_needs_keys(base: Base) -> None:
-    settings = Settings(host="0.0.0.0", port=_free())
+    settings = Settings(host="0.0.0.0", port=free_port())
 
     assert "API keys" in launch.problems(settings, [], base)[0]
     assert launch.problems(settings, [KEY], base) == []
@@ -81,7 +76,7 @@ def test_a_base_that_changed_on_disk_is_not_served(tmp_path: Path) -> None:
     base = add_tiny_base(Registry.open(tmp_path))
     (base.path / "chat_template.jinja").write_text("{{ messages }}")
 
-    assert "chat_template" in launch.problems(Settings(port=_free()), [], base)[0]
+    assert "chat_template" in launch.problems(Settings(port=free_port()), [], base)[0]
 
 
 def test_the_rank_follows_the_published_versions_that_can_be_served(tmp_path: Path) -> None:
