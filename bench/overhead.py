@@ -1,9 +1,10 @@
 """What Modiste costs over bare vLLM: the same base, the same flags, loaded in alternation.
 
-Both servers are up the whole time and one is loaded at a time, in the order AB, BA, AB, … over
-1, 8 and 32 concurrent chat requests: streamed, temperature 0, a fixed number of tokens, no prompt
-twice. Throughput and time to first token are judged on a real base, where the model sets the
-pace; the front end's CPU time on a tiny random one, where the front end does.
+Both servers are up the whole time and one is loaded at a time, after the other has come to rest,
+in the order AB, BA, AB, … over 1, 8 and 32 concurrent chat requests: streamed, temperature 0, a
+fixed number of tokens, no prompt twice. Throughput and time to first token are judged on a real
+base, where the model sets the pace; the front end's CPU time on a tiny random one, where the
+front end does, in many short blocks, since a CPU second costs more while neighbours are busy.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,14 @@ from bench.harness import (
     paired_order,
     quick,
 )
+from bench.rest import PAUSE_S, with_rest
 from bench.servers import Launch, Server, ServerError, free_port, running
 from loadtests.workload import read_passages
 
 MODISTE = str(Path(sys.executable).with_name("modiste"))
 VLLM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
 PROMPT_WORDS = (8, 24)
+PAIRS_A_LINE = 4
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,15 @@ class Plan:
     """Requests in a block, by how many run at once."""
     pairs: int
     """Pairs of blocks at each concurrency."""
+    quick_pairs: int
+    """The same in the short form."""
+    pause_s: float
+    """Before each block: the other server's worker spins for a while after its last step."""
     max_tokens: int = 16
 
 
-REAL_PLAN = Plan({1: 4, 8: 16, 32: 64}, pairs=20)
-TINY_PLAN = Plan({1: 24, 8: 64, 32: 128}, pairs=20)
-QUICK_PAIRS = 8
+REAL_PLAN = Plan({1: 4, 8: 16, 32: 64}, pairs=20, quick_pairs=8, pause_s=1.2)
+TINY_PLAN = Plan({1: 4, 8: 8, 32: 32}, pairs=120, quick_pairs=40, pause_s=PAUSE_S)
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,8 @@ def _run(report: Report, options: argparse.Namespace) -> None:
         claim_idle(report, pairs, "real base")
         note(report, "real base", pairs)
     if options.only != "real":
-        launches = contenders("tiny", tiny_home(RESULTS / "home"), itself=itself)
+        environment = with_rest(tiny_home(RESULTS / "home"), RESULTS / "rest")
+        launches = contenders("tiny", environment, itself=itself)
         pairs = measure(launches, _plan(TINY_PLAN, options))
         claim_cpu(report, pairs)
         claim_idle(report, pairs, "tiny base")
@@ -135,8 +143,8 @@ def _run(report: Report, options: argparse.Namespace) -> None:
 
 
 def _plan(plan: Plan, options: argparse.Namespace) -> Plan:
-    pairs = QUICK_PAIRS if quick() else plan.pairs
-    return Plan(plan.requests, pairs if options.pairs is None else options.pairs, plan.max_tokens)
+    pairs = plan.quick_pairs if quick() else plan.pairs
+    return replace(plan, pairs=pairs if options.pairs is None else options.pairs)
 
 
 def contenders(base: str | None, environment: dict[str, str], *, itself: bool) -> list[Launch]:
@@ -233,16 +241,17 @@ def measure(launches: Sequence[Launch], plan: Plan) -> list[Pair]:
         for concurrency, requests in plan.requests.items():  # warm-up, not counted
             warmup = list(islice(prompts, requests))
             for order in (0, 1):
-                _block(client, servers, order, warmup, (concurrency, plan.max_tokens))
+                _block(client, servers, order, warmup, (concurrency, plan))
         for number in range(plan.pairs):
             for concurrency, requests in plan.requests.items():
                 chosen = list(islice(prompts, requests))
                 blocks = {
-                    side: _block(client, servers, side, chosen, (concurrency, plan.max_tokens))
+                    side: _block(client, servers, side, chosen, (concurrency, plan))
                     for side in paired_order(number)
                 }
                 pairs.append(Pair(concurrency, blocks[0], blocks[1]))
-            print(f"pair {number + 1} of {plan.pairs}", file=sys.stderr, flush=True)
+            if (number + 1) % PAIRS_A_LINE == 0:
+                print(f"pair {number + 1} of {plan.pairs}", file=sys.stderr, flush=True)
     return pairs
 
 
@@ -261,16 +270,16 @@ def _block(
     servers: Sequence[Server],
     side: int,
     prompts: Sequence[str],
-    size: tuple[int, int],
+    how: tuple[int, Plan],
 ) -> Block:
-    """Load one server. size: concurrency, tokens a request."""
-    concurrency, max_tokens = size
+    """Load one server. how: concurrency, and the plan that it is of."""
+    concurrency, plan = how
     server, other = servers[side], servers[1 - side]
     bodies = [
         {
             "model": server.model,
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": max_tokens,
+            "max_tokens": plan.max_tokens,
             "ignore_eos": True,
             "temperature": 0,
             "stream": True,
@@ -278,11 +287,12 @@ def _block(
         }
         for prompt in prompts
     ]
+    time.sleep(plan.pause_s)
     cpu_s, idle_s = server.api_cpu_s(), other.all_cpu_s()
     times = client.run(server.port, bodies, concurrency)
     cpu_s, idle_s = server.api_cpu_s() - cpu_s, other.all_cpu_s() - idle_s
-    if times.tokens != len(bodies) * max_tokens:
-        raise LoadError(f"{server.label}: {times.tokens} tokens, not {len(bodies) * max_tokens}")
+    if times.tokens != (expected := len(bodies) * plan.max_tokens):
+        raise LoadError(f"{server.label}: {times.tokens} tokens, not {expected}")
     return Block(
         requests_per_s=len(bodies) / times.wall_s,
         ttft_ms=statistics.median(times.ttft_s) * 1000,

@@ -6,9 +6,10 @@ filled, base requests in a step beside adapters are answered with its adapter. A
 weights are copied once a token, which makes prompts slow.
 
 Here rows are grouped by adapter, each group is one matrix product with the weights where
-they lie, and rows of the base get nothing.
+they lie, and rows of the base get nothing. A step of base rows alone does no LoRA work.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,45 +38,40 @@ def group_rows(indices: Tensor) -> Groups:
     return groups
 
 
-def _weights(stacked: Tensor, slot: int, dtype: torch.dtype) -> Tensor:
-    """One slot's matrix, [out, in]; the stack is [slots, out, in] or [slots, 1, out, in]."""
-    weight = stacked[slot]
-    if weight.dim() == 3:
-        weight = weight[0]
-    return weight.to(dtype)
-
-
-def shrink(inputs: Tensor, stacked: Tensor, output: Tensor, groups: Groups, scaling: float) -> None:
-    """output[:, :R] = scaling * inputs @ A^T by group; rows of the base become zero."""
-    inputs = inputs.to(output.dtype)
-    rank = stacked.shape[-2]
-    output[:, :rank] = 0
-    for slot, rows in groups:
-        product = inputs[rows] @ _weights(stacked, slot, output.dtype).T
-        output[rows, :rank] = product * scaling
-
-
-def expand(
-    inputs: Tensor, stacked: Tensor, output: Tensor, groups: Groups, *, offset: int, add: bool
+def add_linear(
+    output: Tensor,
+    inputs: Tensor,
+    slices: Iterable[tuple[Tensor, Tensor, int]],
+    scaling: float,
+    groups: Groups,
 ) -> None:
-    """output[:, offset:] += inputs @ B^T by group; without `add`, replaced.
+    """output[rows] += scaling * inputs[rows] @ A^T @ B^T by group, for each slice of a layer.
 
     Args:
-        inputs: [B, R].
-        stacked: B matrices of all slots, [slots, (1,) out, R].
         output: [B, wide], changed in place.
+        inputs: [B, in].
+        slices: A and B matrices of all slots, [slots, (1,) R, in] and [slots, (1,) out, R], and
+            the columns that the slice has in the output; slices stand side by side.
+        scaling: factor of the product.
         groups: rows by slot.
-        offset: first column.
-        add: whether the product is added to what stands there.
     """
-    inputs = inputs.to(output.dtype)
-    width = min(stacked.shape[-2], output.shape[1] - offset)
-    columns = slice(offset, offset + width)
-    if not add:
-        output[: inputs.shape[0], columns] = 0
-    for slot, rows in groups:
-        product = inputs[rows] @ _weights(stacked, slot, output.dtype)[:width].T
-        output[rows, columns] += product
+    offset = 0
+    for a, b, width in slices:
+        for slot, rows in groups:
+            chosen, first, second = inputs[rows], _weights(a, slot), _weights(b, slot)[:width]
+            columns = slice(offset, offset + second.shape[0])
+            if isinstance(rows, slice) and output.dtype == chosen.dtype == first.dtype:
+                output[rows, columns].addmm_(chosen @ first.T, second.T, alpha=scaling)
+            else:
+                small = (chosen.to(first.dtype) @ first.T) * scaling
+                output[rows, columns] += (small @ second.T).to(output.dtype)
+        offset += width
+
+
+def _weights(stacked: Tensor, slot: int) -> Tensor:
+    """One slot's matrix, [out, in]; the stack is [slots, out, in] or [slots, 1, out, in]."""
+    weight = stacked[slot]
+    return weight[0] if weight.dim() == 3 else weight
 
 
 def install() -> None:
@@ -92,25 +88,21 @@ def install() -> None:
         update(self, *args, **kwargs)
         self.row_groups = group_rows(self.token_lora_indices)
 
-    def shrink_step(self: Any, y: Tensor, x: Tensor, w_t_all: Tensor, scale: float) -> None:
-        shrink(x, w_t_all, y, self.row_groups, scale)
-
-    def expand_step(self: Any, y: Tensor, x: Tensor, w_t_all: Tensor, add_inputs: bool) -> None:
-        expand(x, w_t_all, y, self.row_groups, offset=0, add=add_inputs)
-
-    def expand_slice_step(
+    def add_lora_linear(  # noqa: PLR0913, PLR0917  # vLLM's signature
         self: Any,
         y: Tensor,
         x: Tensor,
-        w_t_all: Tensor,
-        y_offset: int,
-        _size: int,
-        add_inputs: bool,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **_unused: Any,
     ) -> None:
-        expand(x, w_t_all, y, self.row_groups, offset=y_offset, add=add_inputs)
+        if self.row_groups:  # a step of the base alone pays nothing
+            output, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+            slices = zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True)
+            add_linear(output, inputs, slices, scale, self.row_groups)
 
     wrapper.row_groups = []
     wrapper.update_metadata = update_metadata
-    wrapper._shrink_prefill = wrapper._shrink_decode = shrink_step
-    wrapper._expand_prefill = wrapper._expand_decode = expand_step
-    wrapper._expand_slice_prefill = wrapper._expand_slice_decode = expand_slice_step
+    wrapper.add_lora_linear = add_lora_linear

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bench.overhead import Block, Pair, Plan
 from bench.servers import Launch, ServerError, free_port, process_cpu_s, running, session_processes
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
-PLAN = Plan({1: 4, 4: 12}, pairs=4, max_tokens=4)
+PLAN = Plan({1: 4, 4: 12}, pairs=4, quick_pairs=1, pause_s=0.05, max_tokens=4)
 
 
 def stand_in(label: str, *arguments: str, extra_cpu_ms: float = 0) -> Launch:
@@ -58,14 +59,14 @@ def test_more_cpu_time_a_request_is_measured_as_that_much() -> None:
 
 
 def test_a_later_first_token_is_seen() -> None:
-    pairs = overhead.measure([stand_in("a"), stand_in("b", "slow")], Plan({2: 4}, 2, 4))
+    pairs = overhead.measure([stand_in("a"), stand_in("b", "slow")], replace(PLAN, requests={2: 4}))
 
     assert all(pair.ttft_ratio > 2 for pair in pairs)
 
 
 def test_unequal_work_is_refused() -> None:
     with pytest.raises(LoadError, match="tokens"):
-        overhead.measure([stand_in("a"), stand_in("b")], Plan({1: 2}, 1, max_tokens=5))
+        overhead.measure([stand_in("a"), stand_in("b")], replace(PLAN, max_tokens=5))
 
 
 def test_a_refused_request_fails_the_block(tmp_path: Path) -> None:
