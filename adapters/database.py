@@ -25,7 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from adapters.errors import StoreFailed
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 
 
 class Table(DeclarativeBase):
@@ -84,6 +84,18 @@ class AliasMoveRow(Table):
     who: Mapped[str]
     why: Mapped[str]
     moved: Mapped[datetime]
+    rollback: Mapped[bool] = mapped_column(default=False)
+
+
+class LeaseRow(Table):
+    """A version that a running server uses or is about to load."""
+
+    __tablename__ = "leases"
+    server: Mapped[str] = mapped_column(primary_key=True)
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    until: Mapped[float]
+    """Seconds since 1970."""
 
 
 def open_database(path: Path) -> Engine:

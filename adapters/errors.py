@@ -14,6 +14,7 @@
     ├── IncompatibleAdapter    whole and well-formed, but not for this base or engine
     ├── ProofFailed            the engine does not reproduce the probe
     ├── Quarantined            failed its proof earlier
+    ├── Removed                its files were collected as garbage
     └── StoreFailed            the disk or the database
 
 They know nothing of HTTP; `service.errors` maps them.
@@ -88,6 +89,10 @@ class ProofFailed(AdapterError):
 
 class Quarantined(AdapterError):
     code = "quarantined"
+
+
+class Removed(AdapterError):
+    code = "version_removed"
 
 
 class StoreFailed(AdapterError):

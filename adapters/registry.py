@@ -4,11 +4,7 @@ The database says what exists and where aliases point; the store holds the conte
 A version's number and folder are given in one transaction.
 """
 
-import getpass
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,84 +13,24 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from adapters.bases import Base
-from adapters.database import (
-    AdapterRow,
-    AliasMoveRow,
-    AliasRow,
-    BaseRow,
-    VersionRow,
-    open_database,
-    told,
-)
-from adapters.errors import (
-    AdapterNotFound,
-    AliasNotFound,
-    BaseNotFound,
-    InvalidName,
-    Quarantined,
-    StoreFailed,
-    VersionNotFound,
-)
+from adapters.database import AdapterRow, AliasRow, BaseRow, VersionRow, open_database
+from adapters.errors import BaseNotFound, InvalidName, StoreFailed
+from adapters.garbage import Garbage
 from adapters.home import Home
+from adapters.leases import Leases
 from adapters.manifest import Draft, Manifest
-from adapters.names import PRODUCTION, Reference, check_alias, check_name, parse_reference
-from adapters.store import Store
+from adapters.names import check_name, parse_reference
+from adapters.records import QUARANTINED, READY, AdapterRecord, Version, check_ready
+from adapters.store import Staged, Store
+
+__all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """An adapter's numbered, immutable content."""
-
-    name: str
-    number: int
-    digest: str
-    manifest: Manifest
-    folder: Path
-    state: str
-    reason: str
-
-    @property
-    def reference(self) -> str:
-        return f"{self.name}@{self.number}"
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterRecord:
-    name: str
-    project: str
-    task: str
-    created: datetime
-    versions: int
-    aliases: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class AliasMove:
-    alias: str
-    from_number: int | None
-    to_number: int
-    who: str
-    why: str
-    moved: datetime
-
-
-def check_ready(version: Version) -> None:
-    """Raises Quarantined when the version failed its proof."""
-    if version.state != "ready":
-        raise Quarantined(
-            f"{version.reference} is quarantined: {version.reason}",
-            hint="use a version that passed its proof, or publish sound files again",
-            param="model",
-        )
-
-
-class Registry:
+class Registry(Garbage, Leases):
     """All of one home folder. Safe to use from several processes and threads."""
 
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
-        self.home = home
-        self.store = store
-        self._database = database
+        super().__init__(home, database, store)
         self._watch: sqlite3.Connection | None = None
 
     @classmethod
@@ -124,41 +60,39 @@ class Registry:
             StoreFailed: nothing was published.
         """
         with self.store.staged(folder, draft) as staged, self._write() as session:
-            adapter = session.get(AdapterRow, draft.name)
             now = datetime.now(UTC)
-            if adapter is None:
-                adapter = AdapterRow(
-                    name=draft.name, project=draft.project, task=draft.task, created=now
-                )
-                session.add(adapter)
-                session.flush()
-            elif adapter.task != draft.task:
-                raise InvalidName(
-                    f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",
-                    hint="publish under another name",
-                    param="name",
-                )
-            same = session.scalar(
+            self._adapter_for(session, draft, now)
+            row = session.scalar(
                 select(VersionRow).filter_by(adapter=draft.name, digest=staged.digest)
             )
-            if same is not None and same.state == "ready":
-                return self._version(same)
-            last = session.scalar(select(func.max(VersionRow.number)).filter_by(adapter=draft.name))
-            number = (last or 0) + 1 if same is None else same.number
-            manifest = Manifest(
-                **draft.model_dump(), version=number, digest=staged.digest, created=now,
-                size=staged.size, files=staged.files,
-            )  # fmt: skip
-            staged.finish(manifest)
-            if same is not None:  # quarantined for damaged files; these are whole again
-                same.state, same.reason = "ready", ""
-                return self._version(same)
-            row = VersionRow(
-                adapter=draft.name, number=number, digest=staged.digest, state="ready",
-                reason="", created=now,
-            )  # fmt: skip
-            session.add(row)
+            if row is None:
+                last = session.scalar(
+                    select(func.max(VersionRow.number)).filter_by(adapter=draft.name)
+                )
+                row = VersionRow(
+                    adapter=draft.name, number=(last or 0) + 1, digest=staged.digest, created=now
+                )
+                session.add(row)
+            elif row.state == READY:
+                return self._version(row)
+            # new, or quarantined for damaged files or removed: these are whole
+            _finish(staged, row.number, now)
+            row.state, row.reason = READY, ""
             return self._version(row)
+
+    def _adapter_for(self, session: Session, draft: Draft, now: datetime) -> None:
+        adapter = session.get(AdapterRow, draft.name)
+        if adapter is None:
+            session.add(
+                AdapterRow(name=draft.name, project=draft.project, task=draft.task, created=now)
+            )
+            session.flush()
+        elif adapter.task != draft.task:
+            raise InvalidName(
+                f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",
+                hint="publish under another name",
+                param="name",
+            )
 
     def adapters(self) -> list[AdapterRecord]:
         with self._read() as session:
@@ -207,63 +141,8 @@ class Registry:
             session.execute(
                 update(VersionRow)
                 .where(VersionRow.adapter == version.name, VersionRow.number == version.number)
-                .values(state="quarantined", reason=reason)
+                .values(state=QUARANTINED, reason=reason)
             )
-
-    # aliases
-
-    def promote(
-        self, reference: str, alias: str = PRODUCTION, *, who: str = "", why: str = ""
-    ) -> Version:
-        """Point an alias at a version, atomically and on record.
-
-        Raises:
-            Quarantined: the version failed its proof.
-        """
-        check_alias(alias)
-        parsed = parse_reference(reference)
-        with self._write() as session:
-            self._adapter(session, parsed.name)
-            row = self._row(session, parsed)
-            version = self._version(row)
-            check_ready(version)
-            now = datetime.now(UTC)
-            current = session.get(AliasRow, (row.adapter, alias))
-            before = current.number if current is not None else None
-            if current is None:
-                session.add(
-                    AliasRow(adapter=row.adapter, alias=alias, number=row.number, moved=now)
-                )
-            else:
-                current.number, current.moved = row.number, now
-            session.add(
-                AliasMoveRow(
-                    adapter=row.adapter, alias=alias, from_number=before, to_number=row.number,
-                    who=who or getpass.getuser(), why=why, moved=now,
-                )
-            )  # fmt: skip
-            return version
-
-    def aliases(self, name: str) -> dict[str, int]:
-        with self._read() as session:
-            self._adapter(session, check_name(name))
-            rows = session.scalars(select(AliasRow).filter_by(adapter=name))
-            return {row.alias: row.number for row in rows}
-
-    def all_aliases(self) -> dict[tuple[str, str], int]:
-        """Every alias: (adapter, alias) to version number."""
-        with self._read() as session:
-            return {(r.adapter, r.alias): r.number for r in session.scalars(select(AliasRow))}
-
-    def alias_history(self, name: str) -> list[AliasMove]:
-        """Every move of an adapter's aliases, oldest first."""
-        with self._read() as session:
-            rows = session.scalars(
-                select(AliasMoveRow).filter_by(adapter=name).order_by(AliasMoveRow.id)
-            )
-            return [
-                AliasMove(r.alias, r.from_number, r.to_number, r.who, r.why, r.moved) for r in rows
-            ]
 
     def stamp(self) -> int:
         """Another number whenever something wrote to the database; takes microseconds.
@@ -276,12 +155,6 @@ class Registry:
             )
         row: tuple[int] = self._watch.execute("PRAGMA data_version").fetchone()
         return row[0]
-
-    def revision(self) -> int:
-        """Grows with every move of an alias."""
-        with self._read() as session:
-            last: int | None = session.scalar(select(func.max(AliasMoveRow.id)))
-            return 0 if last is None else last
 
     # base models
 
@@ -341,56 +214,10 @@ class Registry:
             wanted, hint=f"known: {names}; add one with `modiste base add SOURCE`", param="base"
         )
 
-    # inside
 
-    @contextmanager
-    def _read(self) -> Iterator[Session]:
-        with told(), Session(self._database, expire_on_commit=False) as session:
-            yield session
-
-    @contextmanager
-    def _write(self) -> Iterator[Session]:
-        database = self._database.execution_options(writes=True)
-        with told(), Session(database, expire_on_commit=False) as session, session.begin():
-            yield session
-
-    def _adapter(self, session: Session, name: str) -> AdapterRow:
-        row = session.get(AdapterRow, name)
-        if row is None:
-            raise AdapterNotFound(
-                f"no adapter {name!r}", hint="list them with `modiste adapters list`", param="model"
-            )
-        return row
-
-    def _row(self, session: Session, reference: Reference) -> VersionRow:
-        query = select(VersionRow).where(VersionRow.adapter == reference.name)
-        number = reference.number
-        if reference.alias is not None:
-            alias = session.get(AliasRow, (reference.name, reference.alias))
-            if alias is None:
-                raise AliasNotFound(
-                    f"adapter {reference.name!r} has no alias {reference.alias!r}",
-                    hint=f"promote a version: `modiste adapters promote {reference.name}@N`",
-                    param="model",
-                )
-            number = alias.number
-        if number is not None:
-            found = list(session.scalars(query.where(VersionRow.number == number)))
-        else:
-            found = list(
-                session.scalars(query.where(VersionRow.digest.startswith(reference.digest or "")))
-            )
-        if len(found) != 1:
-            wanted = reference.digest if number is None else f"version {number}"
-            problem = "is ambiguous" if found else "does not exist"
-            raise VersionNotFound(
-                f"adapter {reference.name!r}: {wanted} {problem}",
-                hint=f"list them with `modiste adapters show {reference.name}`",
-                param="model",
-            )
-        return found[0]
-
-    def _version(self, row: VersionRow) -> Version:
-        manifest = self.store.manifest(row.adapter, row.digest)
-        folder = self.store.folder(row.adapter, row.digest)
-        return Version(row.adapter, row.number, row.digest, manifest, folder, row.state, row.reason)
+def _finish(staged: Staged, number: int, now: datetime) -> None:
+    manifest = Manifest(
+        **staged.draft.model_dump(), version=number, digest=staged.digest, created=now,
+        size=staged.size, files=staged.files,
+    )  # fmt: skip
+    staged.finish(manifest)

@@ -6,7 +6,9 @@ A version is staged beside its place, synced and renamed; its manifest is writte
 last, so a folder with a manifest is whole.
 """
 
+import fcntl
 import json
+import os
 import shutil
 import stat
 import tempfile
@@ -17,9 +19,16 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from adapters.digests import digest_file, sync_file
-from adapters.errors import DigestMismatch, IncompatibleAdapter, StoreFailed, UnsafeFile
+from adapters.errors import (
+    DigestMismatch,
+    IncompatibleAdapter,
+    InvalidManifest,
+    StoreFailed,
+    UnsafeFile,
+)
 from adapters.manifest import DECISIVE, Draft, Manifest, content_digest, parse_manifest
 from adapters.names import check_name
+from adapters.probe import Probe
 
 MANIFEST = "manifest.json"
 STAGING = ".staging"
@@ -35,6 +44,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.staging = root / STAGING
 
     def folder(self, name: str, digest: str) -> Path:
         """Where a version lies or would lie; the name is checked, never trusted."""
@@ -47,28 +57,49 @@ class Store:
         Raises:
             UnsafeFile: pickles, links or files that a version doesn't have.
             IncompatibleAdapter: peft features that the engine doesn't serve.
+            InvalidManifest: the draft is about another probe.
             StoreFailed: the disk is full or the store can't be written.
         """
         files = _checked_files(source)
         check_adapter_config(draft.peft)
         check_tensors(source / "adapter_model.safetensors", draft.peft)
-        parent = self.root / STAGING
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=parent))
-        except OSError as error:
-            raise _store_failed(self.root, error) from error
-        try:
+        check_draft(source, draft)
+        with self.scratch() as folder, self.writing():
             for path in files:
                 shutil.copyfile(path, folder / path.name)
                 sync_file(folder / path.name)
             digests = {path.name: digest_file(folder / path.name) for path in files}
             size = sum((folder / path.name).stat().st_size for path in files)
             yield Staged(self, folder, draft, digests, size)
-        except OSError as error:
-            raise _store_failed(self.root, error) from error
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder in the store for as long as the block runs; a collection leaves it alone.
+
+        Raises:
+            StoreFailed: the disk is full or the store can't be written.
+        """
+        with self.writing():
+            self.staging.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=self.staging))
+            descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What the disk can't do is a `StoreFailed`."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreFailed(
+                f"the store {self.root} can't be written: {error.strerror or error}",
+                hint="free disk space or check the folder's owner, then try again",
+            ) from error
 
     def manifest(self, name: str, digest: str) -> Manifest:
         """Read a version's manifest.
@@ -215,10 +246,11 @@ def check_tensors(path: Path, config: dict[str, object]) -> None:
                 )
             for name in names:
                 shape = file.get_slice(name).get_shape()
-                rank = shape[0] if "lora_A" in name else shape[1]
-                if rank != config["r"]:
+                rank = shape[0 if "lora_A" in name else 1] if len(shape) == 2 else None
+                if rank is None or rank != config.get("r"):
                     raise IncompatibleAdapter(
-                        f"{name} has rank {rank}, adapter_config says r={config['r']}"
+                        f"{name} has shape {shape}, adapter_config says r={config.get('r')}",
+                        hint="save the adapter and its adapter_config.json together again",
                     )
     except SafetensorError as error:
         raise IncompatibleAdapter(
@@ -248,8 +280,27 @@ def _has_effect(path: Path) -> bool:
     return False
 
 
-def _store_failed(root: Path, error: OSError) -> StoreFailed:
-    return StoreFailed(
-        f"the store {root} can't be written: {error.strerror or error}",
-        hint="free disk space or check the folder's owner, then publish again",
-    )
+def check_draft(source: Path, draft: Draft) -> None:
+    """Check that a draft speaks of the files beside it.
+
+    Raises:
+        IncompatibleAdapter: another adapter_config.json.
+        InvalidManifest: another probe, or none that can be read.
+    """
+    try:
+        config: dict[str, object] = json.loads((source / "adapter_config.json").read_bytes())
+    except ValueError as error:
+        raise IncompatibleAdapter(
+            f"adapter_config.json is not JSON: {error}", hint="save the adapter again"
+        ) from error
+    if config != draft.peft:
+        differing = sorted(k for k in config | draft.peft if config.get(k) != draft.peft.get(k))
+        raise IncompatibleAdapter(
+            f"adapter_config.json differs from the draft's peft in {', '.join(differing)}",
+            hint="make the draft from the adapter_config.json that is published",
+        )
+    if Probe.load(source / "probe.json").digest() != draft.probe:
+        raise InvalidManifest(
+            "probe.json is not the probe whose digest the draft has",
+            hint="make the draft from the probe.json that is published",
+        )

@@ -68,7 +68,7 @@ def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, pro
         training={
             "config": recipe.model_dump(mode="json"),
             "seed": recipe.training.seed,
-            "packages": _package_versions(),
+            "packages": package_versions(),
         },
         datasets=_datasets(prepared),
         metrics={name: Metric(**entry) for name, entry in report["metrics"].items()},
@@ -77,12 +77,21 @@ def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, pro
 
 
 def make_probe(model: Any, prepared: Prepared, dtype: str) -> Probe:
+    """The probe of a run: some of its short prompts, held-out ones first."""
+    prompts = probe_prompts(prepared.of("test") + prepared.of("train"))
+    return record_probe(model, prompts, dtype)
+
+
+def record_probe(model: Any, prompts: list[list[int]], dtype: str) -> Probe:
     """Record what the model says next after a few prompts, with the adapter and without.
 
-    Of some short prompts those are kept which the adapter changes most: a probe that hardly
-    tells the adapter from its base proves little.
+    Those prompts are kept which the adapter changes most: a probe that hardly tells the adapter
+    from its base proves little.
+
+    Args:
+        model: a base with an adapter, as peft wraps it.
+        prompts: token ids, [N][T_n], none empty.
     """
-    prompts = probe_prompts(prepared.of("test") + prepared.of("train"))
     with torch.inference_mode():
         adapter = [_next_logprobs(model, ids) for ids in prompts]
         with model.disable_adapter():
@@ -136,7 +145,8 @@ def _datasets(prepared: Prepared) -> list[DatasetRef]:
     return found
 
 
-def _package_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide what an adapter does, as installed."""
     found = {}
     for name in _PACKAGES:
         try:

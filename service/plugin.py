@@ -58,7 +58,8 @@ class Server:
     models: Models
     residency: Residency
     metrics: Metrics
-    following: "asyncio.Task[None]"
+    background: "tuple[asyncio.Task[None], ...]"
+    """Held here: the event loop keeps no reference to its tasks."""
 
 
 class ModistePlugin:
@@ -93,9 +94,12 @@ class ModistePlugin:
             engine, self._plan.registry, state.openai_serving_models, self._limits(), metrics
         )
         models = Models(self._plan.registry, residency, self._plan.base)
-        following = asyncio.create_task(models.follow(settings.alias_poll_s))
+        background = (
+            asyncio.create_task(models.follow(settings.alias_poll_s)),
+            asyncio.create_task(residency.keep_leases()),
+        )
         state.modiste = Server(
-            settings, self._plan.registry, engine, models, residency, metrics, following
+            settings, self._plan.registry, engine, models, residency, metrics, background
         )
         _meter_handlers(state, engine.client)
         _name_answers(state.openai_serving_models)
@@ -119,6 +123,7 @@ class ModistePlugin:
             max_resident=settings.max_resident_versions,
             max_running=settings.max_loras,
             target_modules=frozenset(settings.lora_target_modules),
+            room_wait_s=settings.version_wait_s,
         )
 
 

@@ -10,16 +10,20 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from socket import gethostname
 from time import monotonic, perf_counter
 from typing import Any, Protocol
+from uuid import uuid4
 
 from adapters.errors import (
+    AdapterError,
     DigestMismatch,
     IncompatibleAdapter,
     InvalidManifest,
     ProofFailed,
     UnsafeFile,
 )
+from adapters.leases import LEASE_S
 from adapters.manifest import BaseRef
 from adapters.probe import Probe, Proof, judge
 from adapters.registry import Registry, Version, check_ready
@@ -62,6 +66,8 @@ class Limits:
     max_resident: int
     max_running: int
     target_modules: frozenset[str]
+    room_wait_s: float
+    """Longest wait for a place while all are in use."""
 
 
 @dataclass(slots=True)
@@ -91,7 +97,10 @@ class Residency:
         self._residents: dict[str, Resident] = {}
         self._loading: dict[str, asyncio.Task[Resident]] = {}
         self._live: frozenset[str] = frozenset()
-        self._entering = 0
+        self._entering = self._leaving = 0
+        self._changed = asyncio.Event()
+        self._leased: dict[str, Version] = {}
+        self._server = f"{gethostname()}-{uuid4().hex[:12]}"
 
     @property
     def capacity(self) -> int:
@@ -111,10 +120,22 @@ class Residency:
     def keep(self, versions: Iterable[Version]) -> None:
         """These versions are live: never unload them to make room."""
         self._live = frozenset(version.digest for version in versions)
+        self._changed.set()
+
+    async def keep_leases(self) -> None:
+        """For as long as the server runs: what is loaded here is not collected."""
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            held = list(self._leased.values())
+            try:
+                await asyncio.to_thread(self._registry.renew, self._server, held)
+            except AdapterError as error:
+                logger.warning("leases can't be renewed: %s", error)
 
     async def hold(self, version: Version) -> Resolved:
         """Load a version if need be; it stays until the current request ends."""
         resident = self._residents.get(version.digest)
+        (self._metrics.misses if resident is None else self._metrics.hits).inc()
         while resident is None:
             await self.ensure(version)
             # another load may have taken its place before this task ran again
@@ -130,6 +151,8 @@ class Residency:
     def _release(self, resident: Resident) -> None:
         resident.in_flight -= 1
         resident.last_used = monotonic()
+        if resident.in_flight == 0:
+            self._changed.set()
 
     async def ensure(self, version: Version) -> Resident:
         """Load and prove a version; those who ask for it meanwhile wait for the one load.
@@ -145,14 +168,21 @@ class Residency:
         if task is None:
             task = asyncio.create_task(self._load(version), name=version.name)
             self._loading[digest] = task
-            task.add_done_callback(lambda _: self._loading.pop(digest, None))
+            task.add_done_callback(self._loaded)
         # a caller that goes away must not stop the load that others wait for
         return await asyncio.shield(task)
 
+    def _loaded(self, task: "asyncio.Task[Resident]") -> None:
+        self._loading = {digest: t for digest, t in self._loading.items() if t is not task}
+        if not task.cancelled():
+            task.exception()  # seen, also where all who waited went away
+
     async def _load(self, version: Version) -> Resident:
         started = perf_counter()
+        self._leased[version.digest] = version
         try:
             self._check(version)
+            await asyncio.to_thread(self._registry.lease, self._server, version)
             await asyncio.to_thread(self._registry.store.verify, version.manifest)
             probe = await asyncio.to_thread(Probe.load, version.folder / "probe.json")
             async with self._room():
@@ -162,6 +192,9 @@ class Residency:
             self._metrics.quarantines.inc()
             await asyncio.to_thread(self._registry.quarantine, version, error.message)
             raise
+        finally:
+            if version.digest not in self._residents:
+                del self._leased[version.digest]
         self._metrics.resident.set(len(self._residents))
         self._metrics.loads.observe(perf_counter() - started)
         logger.info(
@@ -220,30 +253,47 @@ class Residency:
 
     @asynccontextmanager
     async def _room(self) -> AsyncIterator[None]:
-        """A place for one more version: the least recently used idle one leaves for it."""
+        """A place for one more version: the least recently used idle one leaves for it.
+
+        While all are in use it waits for one to become idle.
+        """
+        deadline = monotonic() + self._limits.room_wait_s
+        while len(self._residents) + self._entering + self._leaving >= self._limits.max_resident:
+            idle = [
+                resident
+                for digest, resident in self._residents.items()
+                if resident.in_flight == 0 and digest not in self._live
+            ]
+            if idle:
+                await self._unload(min(idle, key=lambda resident: resident.last_used))
+                continue
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), deadline - monotonic())
+            except TimeoutError:
+                raise NotReady(
+                    f"all {self._limits.max_resident} places for versions are taken",
+                    hint="raise max_resident_versions, or try again",
+                    code="no_room_for_version",
+                ) from None
         self._entering += 1
         try:
-            while len(self._residents) + self._entering > self._limits.max_resident:
-                idle = [
-                    resident
-                    for digest, resident in self._residents.items()
-                    if resident.in_flight == 0 and digest not in self._live
-                ]
-                if not idle:
-                    raise NotReady(
-                        f"all {self._limits.max_resident} places for versions are taken",
-                        hint="raise max_resident_versions, or try again",
-                        code="no_room_for_version",
-                    )
-                await self._unload(min(idle, key=lambda resident: resident.last_used))
             yield
         finally:
             self._entering -= 1
+            self._changed.set()
 
     async def _unload(self, resident: Resident) -> None:
         # the name goes first: from here on nobody can take a new hold on it
         del self._residents[resident.version.digest]
+        del self._leased[resident.version.digest]
         self._served.lora_requests.pop(resident.resolved.engine_name, None)
         self._metrics.resident.set(len(self._residents))
-        if not await self._engine.unload(resident.resolved.lora_request):
-            logger.error("the engine did not let go of %s", resident.version.reference)
+        self._metrics.evictions.inc()
+        self._leaving += 1  # its place is taken until the engine let go
+        try:
+            if not await self._engine.unload(resident.resolved.lora_request):
+                logger.error("the engine did not let go of %s", resident.version.reference)
+        finally:
+            self._leaving -= 1
+            self._changed.set()

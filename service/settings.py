@@ -51,6 +51,11 @@ class Settings(BaseModel):
     max_resident_versions: int = Field(
         default=32, ge=1, le=4096, description="versions kept loaded in the engine"
     )
+    version_wait_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="longest wait of a request while all places for versions are in use, seconds",
+    )
     lora_target_modules: list[str] = Field(
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         description="modules that adapters may change; never lm_head or embed_tokens",

@@ -54,6 +54,15 @@ class Metrics:
         self.resident = Gauge(
             "modiste_resident_versions", "Versions loaded and proved.", registry=registry
         )
+        self.hits = Counter(
+            "modiste_version_hits", "Requests whose version was loaded.", registry=registry
+        )
+        self.misses = Counter(
+            "modiste_version_misses", "Requests whose version had to be loaded.", registry=registry
+        )
+        self.evictions = Counter(
+            "modiste_version_evictions", "Versions unloaded to make room.", registry=registry
+        )
         self.loads = Histogram(
             "modiste_version_load_seconds", "Time to load and prove a version.",
             buckets=SECONDS, registry=registry,

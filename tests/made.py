@@ -60,15 +60,15 @@ def random_adapter(base: Base, recipe: Recipe) -> PeftModel:
     return adapted.eval()
 
 
-@torch.no_grad()
 def make_probe(adapted: PeftModel, renderer: Renderer) -> Probe:
     items = []
     for text in PROBED:
         ids = renderer.chat_ids([{"role": "user", "content": text}])
         tokens = torch.tensor([ids])
-        with_it = adapted(tokens).logits[0, -1].log_softmax(-1)
-        with adapted.disable_adapter():
-            without = adapted(tokens).logits[0, -1].log_softmax(-1)
+        with torch.no_grad():
+            with_it = adapted(tokens).logits[0, -1].log_softmax(-1)
+            with adapted.disable_adapter():
+                without = adapted(tokens).logits[0, -1].log_softmax(-1)
         asked = sorted({*with_it.topk(8).indices.tolist(), *without.topk(4).indices.tolist()})
         items.append(
             ProbeItem(

@@ -1,28 +1,46 @@
-"""Adapters over HTTP: what there is, and promotion."""
+"""Adapters over HTTP: versions, aliases and their history, comparison, collection."""
 
 import asyncio
-from typing import Any
+from datetime import UTC
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from adapters.diff import differences
+from adapters.garbage import KEEP, OLDER_THAN_DAYS
 from adapters.names import PRODUCTION, check_alias
-from adapters.registry import AdapterRecord, Version
+from adapters.registry import AdapterRecord, Version, check_ready
 from service.errors import BadRequest
 from service.record import current_record
 
 router = APIRouter()
 
 
-class Promotion(BaseModel):
-    """Which version an alias shall point at."""
-
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(ge=1)
+
+class Rollback(_Body):
+    """Which alias shall go back, and why."""
+
     alias: str = PRODUCTION
     why: str = Field(default="", max_length=1000)
+
+
+class Promotion(Rollback):
+    """Which version an alias shall point at."""
+
+    version: int = Field(ge=1)
+
+
+class Collection(_Body):
+    """What garbage collection spares."""
+
+    keep: int = Field(default=KEEP, ge=0)
+    older_than_days: float = Field(default=OLDER_THAN_DAYS, ge=0)
+    dry_run: bool = False
 
 
 def _adapter(record: AdapterRecord) -> dict[str, Any]:
@@ -66,20 +84,109 @@ async def show_adapter(name: str, raw_request: Request) -> JSONResponse:
     )  # fmt: skip
 
 
+@router.get("/v1/adapters/{name}/versions/{version}")
+async def show_version(name: str, version: int, raw_request: Request) -> JSONResponse:
+    """One version: its whole manifest, its state, and the reason when it is not served."""
+    state = raw_request.app.state.modiste
+    found = await asyncio.to_thread(state.registry.find, f"{name}@{version}")
+    manifest = found.manifest.model_dump(mode="json")
+    return JSONResponse({**_version(found), "manifest": manifest})
+
+
+@router.post("/v1/adapters/{name}/versions/{version}/verify")
+async def verify(name: str, version: int, raw_request: Request) -> JSONResponse:
+    """Check every file of a version against its digest, now."""
+    registry = raw_request.app.state.modiste.registry
+    found = await asyncio.to_thread(registry.find, f"{name}@{version}")
+    check_ready(found)
+    await asyncio.to_thread(registry.store.verify, found.manifest)
+    return JSONResponse({**_version(found), "verified": True})
+
+
+@router.get("/v1/adapters/{name}/history")
+async def history(name: str, raw_request: Request) -> JSONResponse:
+    """Every move of the adapter's aliases, oldest first."""
+    moves = await asyncio.to_thread(raw_request.app.state.modiste.registry.alias_history, name)
+    data = [
+        {
+            "object": "adapter.alias_move", "alias": move.alias, "from": move.from_number,
+            "to": move.to_number, "rollback": move.rollback, "who": move.who, "why": move.why,
+            "moved": int(move.moved.replace(tzinfo=UTC).timestamp()),
+        }
+        for move in moves
+    ]  # fmt: skip
+    return JSONResponse({"object": "list", "data": data})
+
+
+@router.get("/v1/adapters/{name}/diff")
+async def diff(
+    name: str,
+    raw_request: Request,
+    left: Annotated[int, Query(alias="from", ge=1)],
+    right: Annotated[int, Query(alias="to", ge=1)],
+) -> JSONResponse:
+    """What differs between two versions: configuration, data, metrics."""
+    registry = raw_request.app.state.modiste.registry
+    versions = [
+        await asyncio.to_thread(registry.find, f"{name}@{number}") for number in (left, right)
+    ]
+    data = [
+        {"field": d.field, "from": d.left, "to": d.right}
+        for d in differences(versions[0], versions[1])
+    ]
+    return JSONResponse({"object": "list", "data": data})
+
+
 @router.post("/v1/adapters/{name}/promote")
 async def promote(name: str, promotion: Promotion, raw_request: Request) -> JSONResponse:
     """Move an alias; answers once this server loaded and proved the version and serves it."""
-    state = raw_request.app.state.modiste
-    record = current_record()
-    version = await asyncio.to_thread(state.registry.find, f"{name}@{promotion.version}")
     check_alias(promotion.alias)
+    state = raw_request.app.state.modiste
+    version = await asyncio.to_thread(state.registry.find, f"{name}@{promotion.version}")
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.promote, version.reference, promotion.alias,
-        who=record.caller if record is not None else "", why=promotion.why,
+        who=_caller(), why=promotion.why,
     )  # fmt: skip
+    return await _in_effect(state, version, promotion.alias)
+
+
+@router.post("/v1/adapters/{name}/rollback")
+async def rollback(name: str, request: Rollback, raw_request: Request) -> JSONResponse:
+    """Move an alias back to the version before; answers once this server serves it."""
+    state = raw_request.app.state.modiste
+    version = await asyncio.to_thread(state.registry.previous, name, request.alias)
+    await state.residency.ensure(version)
+    version = await asyncio.to_thread(
+        state.registry.rollback, name, request.alias, who=_caller(), why=request.why
+    )
+    return await _in_effect(state, version, request.alias)
+
+
+@router.post("/v1/adapters/gc")
+async def collect(request: Collection, raw_request: Request) -> JSONResponse:
+    """Remove the files of old versions that nothing refers to."""
+    collected = await asyncio.to_thread(
+        raw_request.app.state.modiste.registry.collect,
+        keep=request.keep, older_than_days=request.older_than_days, dry_run=request.dry_run,
+    )  # fmt: skip
+    return JSONResponse(
+        {
+            "object": "adapter.collection", "dry_run": request.dry_run,
+            "versions": collected.versions, "leftovers": collected.leftovers,
+            "bytes": collected.size,
+        }
+    )  # fmt: skip
+
+
+def _caller() -> str:
+    record = current_record()
+    return record.caller if record is not None else ""
+
+
+async def _in_effect(state: Any, version: Version, alias: str) -> JSONResponse:
     await state.models.catch_up()
-    failure = state.models.failures().get((name, promotion.alias))
+    failure = state.models.failures().get((version.name, alias))
     if failure is not None:
         raise BadRequest(failure, param="version", code="not_served")
     return JSONResponse(_version(version))

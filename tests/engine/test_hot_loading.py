@@ -100,7 +100,9 @@ def _spoil(server: Running, recipe: Recipe, change: str) -> str:
     if change == "base answers":
         probe = Probe.load(folder / "probe.json")
         items = [i.model_copy(update={"adapter_logprobs": i.base_logprobs}) for i in probe.items]
-        Probe(dtype=probe.dtype, items=items).save(folder / "probe.json")
+        spoiled = Probe(dtype=probe.dtype, items=items)
+        spoiled.save(folder / "probe.json")
+        draft = draft.model_copy(update={"probe": spoiled.digest()})
     return server.registry.publish(folder, draft).reference
 
 

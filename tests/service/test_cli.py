@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer
 
 from adapters.registry import Registry
-from service import cli
+from service import ask, cli
 from tests.adapters.parcels import draft, parcel
 
 
@@ -164,3 +165,79 @@ def test_printing_needs_no_heavy_library() -> None:
 
     assert done.stdout == "set()\n"
     assert isinstance(cli.app, typer.Typer)
+
+
+def test_rollback_and_history(modiste: Any, registry: Registry) -> None:
+    registry.promote("x@2", who="ann", why="[better]")
+    code, text, _ = modiste("adapters", "rollback", "x", "--why", "worse")
+
+    assert code == 0
+    assert text.startswith("x@production -> x@1 sha256:")
+    _, shown, _ = modiste("adapters", "history", "x")
+    assert "[better]" in shown
+    assert "1 (rollback)" in shown
+    _, printed, _ = modiste("adapters", "history", "x", "--json")
+    assert [move["to_number"] for move in json.loads(printed)] == [1, 2, 1]
+    code, _, complaint = modiste("adapters", "rollback", "x")
+    assert code == 2
+    assert "no version before x@1" in complaint
+
+
+def test_gc_tells_what_goes_and_then_removes_it(modiste: Any, registry: Registry) -> None:
+    registry.promote("x@2")
+    registry.promote("x@2", "staging")
+    registry.publish(*_another(registry, 3))
+    arguments = ("adapters", "gc", "--keep", "0", "--older-than-days", "0")
+    _, would, _ = modiste(*arguments, "--dry-run")
+    assert "would remove x@3" in would
+    assert registry.find("x@3").state == "ready"
+
+    _, text, _ = modiste(*arguments, "--json")
+
+    assert json.loads(text)["versions"] == ["x@3"]  # x@1 is what production would roll back to
+    code, _, complaint = modiste("adapters", "verify", "x@3")
+    assert code == 2
+    assert "was removed" in complaint
+
+
+def _another(registry: Registry, number: int) -> tuple[Path, Any]:
+    folder = parcel(registry.home.root / f"made-{number}", number)
+    return folder, draft(folder)
+
+
+def test_diff_shows_fields_and_answers_side_by_side(
+    modiste: Any, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, json={"results": [{"text": f"by {asked[-1]['model']}"}]})
+
+    class Client(httpx.Client):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(transport=httpx.MockTransport(answer), **options)
+
+    monkeypatch.setattr(ask.httpx, "Client", Client)
+    registry.publish(*_with_more(registry))
+    code, text, _ = modiste("adapters", "diff", "x@1", "x@3", "--ask", "[hello]")
+
+    assert code == 0
+    assert "peft.lora_alpha" in text
+    assert "[hello]" in text
+    assert "by x@3" in text
+    assert asked[0] == {"prompt": "[hello]", "temperature": 0.0, "max_tokens": 128, "model": "x@1"}
+
+
+def test_diff_without_a_server_says_so(modiste: Any) -> None:
+    code, _, complaint = modiste(
+        "adapters", "diff", "x@1", "x@2", "--ask", "a", "--server", "http://127.0.0.1:9"
+    )
+
+    assert code == 1
+    assert "--server" in complaint
+
+
+def _with_more(registry: Registry) -> tuple[Path, Any]:
+    folder = parcel(registry.home.root / "made-more", 9, lora_alpha=16)
+    return folder, draft(folder)

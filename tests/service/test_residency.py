@@ -119,6 +119,62 @@ def test_versions_in_use_or_live_are_never_unloaded(bench: Bench) -> None:
     assert bench.engine.unloaded == []
 
 
+def test_a_request_waits_for_a_place_that_becomes_free(bench: Bench) -> None:
+    for value in (1, 2, 3):
+        bench.publish(value)
+    bench.residency._limits = replace(bench.residency._limits, room_wait_s=5)
+    given: list[str] = []
+
+    async def request(reference: str, lasts_s: float) -> None:
+        await bench.ask(reference)
+        given.append(reference)
+        await asyncio.sleep(lasts_s)
+        record = current_record()
+        assert record is not None
+        record.finish()
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for reference, lasts_s in (("x@1", 0.05), ("x@2", 0.1), ("x@3", 0)):
+                tasks.create_task(request(reference, lasts_s))
+                await asyncio.sleep(0.02)
+
+    run(work)
+    assert given == ["x@1", "x@2", "x@3"]
+    assert bench.engine.unloaded == [bench.digest("x@1")]
+
+
+def test_a_place_is_taken_until_the_engine_let_go(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in (1, 2, 3, 4):
+        bench.publish(value)
+    inside: set[str] = set()
+    most = 0
+
+    async def load(name: str, *_: object) -> str:
+        nonlocal most
+        inside.add(name)
+        most = max(most, len(inside))
+        return name
+
+    async def unload(name: str) -> bool:
+        await asyncio.sleep(0.01)
+        inside.discard(name)
+        return True
+
+    monkeypatch.setattr(bench.engine, "load", load)
+    monkeypatch.setattr(bench.engine, "unload", unload)
+
+    async def work() -> None:
+        versions = [bench.registry.find(f"x@{number}") for number in (1, 2, 3, 4)]
+        for first, second in ((0, 1), (2, 3), (0, 2)):
+            await asyncio.gather(*(bench.residency.ensure(versions[i]) for i in (first, second)))
+
+    run(work)
+    assert most == 2
+
+
 def test_a_version_that_needs_a_higher_rank_is_refused_with_the_remedy(bench: Bench) -> None:
     bench.publish(1)
     bench.residency._limits = replace(bench.residency._limits, max_rank=2)

@@ -68,7 +68,7 @@ class Bench:
         self.work = tmp_path
         self.registry = Registry.open(tmp_path / "home")
         self.engine, self.names = FakeEngine(), Names()
-        limits = Limits(BASE, 8, max_resident, 2, frozenset({"q_proj"}))
+        limits = Limits(BASE, 8, max_resident, 2, frozenset({"q_proj"}), room_wait_s=0.05)
         metrics = Metrics(CollectorRegistry())
         self.residency = Residency(self.engine, self.registry, self.names, limits, metrics)
         base = Base(

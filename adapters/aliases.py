@@ -1,0 +1,147 @@
+"""Aliases: names that point at a version and move atomically, every move on record."""
+
+import getpass
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from adapters.database import AliasMoveRow, AliasRow, VersionRow
+from adapters.errors import AliasNotFound, VersionNotFound
+from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
+from adapters.records import Records, Version, check_ready
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    alias: str
+    from_number: int | None
+    to_number: int
+    who: str
+    why: str
+    moved: datetime
+    rollback: bool
+
+
+class Aliases(Records):
+    """The aliases of all adapters."""
+
+    def promote(
+        self, reference: str, alias: str = PRODUCTION, *, who: str = "", why: str = ""
+    ) -> Version:
+        """Point an alias at a version, atomically and on record.
+
+        Raises:
+            Quarantined, Removed: the version can't be served.
+        """
+        check_alias(alias)
+        parsed = parse_reference(reference)
+        with self._write() as session:
+            self._adapter(session, parsed.name)
+            return self._move(session, self._row(session, parsed), alias, who, why)
+
+    def rollback(
+        self, name: str, alias: str = PRODUCTION, *, who: str = "", why: str = ""
+    ) -> Version:
+        """Point an alias back at the version before; again, at the one before that.
+
+        Raises:
+            AliasNotFound, VersionNotFound: as `previous`.
+            Quarantined, Removed: the version before can't be served.
+        """
+        with self._write() as session:
+            row = self._previous(session, name, alias)
+            return self._move(session, row, alias, who, why, rollback=True)
+
+    def previous(self, name: str, alias: str = PRODUCTION) -> Version:
+        """The version to which `rollback` would go back.
+
+        Raises:
+            AliasNotFound: there is no such alias.
+            VersionNotFound: it pointed at no version before.
+        """
+        with self._read() as session:
+            return self._version(self._previous(session, name, alias))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        with self._read() as session:
+            self._adapter(session, check_name(name))
+            rows = session.scalars(select(AliasRow).filter_by(adapter=name))
+            return {row.alias: row.number for row in rows}
+
+    def all_aliases(self) -> dict[tuple[str, str], int]:
+        """Every alias: (adapter, alias) to version number."""
+        with self._read() as session:
+            return {(r.adapter, r.alias): r.number for r in session.scalars(select(AliasRow))}
+
+    def alias_history(self, name: str) -> list[AliasMove]:
+        """Every move of an adapter's aliases, oldest first."""
+        with self._read() as session:
+            self._adapter(session, check_name(name))
+            return [
+                AliasMove(m.alias, m.from_number, m.to_number, m.who, m.why, m.moved, m.rollback)
+                for m in self._moves(session, name)
+            ]
+
+    def revision(self) -> int:
+        """Grows with every move of an alias."""
+        with self._read() as session:
+            last: int | None = session.scalar(select(func.max(AliasMoveRow.id)))
+            return 0 if last is None else last
+
+    def _previous(self, session: Session, name: str, alias: str) -> VersionRow:
+        check_alias(alias)
+        self._adapter(session, check_name(name))
+        trail = _trail(self._moves(session, name, alias))
+        hint = f"promote a version: `modiste adapters promote {name}@N`"
+        if not trail:
+            raise AliasNotFound(
+                f"adapter {name!r} has no alias {alias!r}", hint=hint, param="alias"
+            )
+        if len(trail) == 1:
+            raise VersionNotFound(
+                f"{name}@{alias} pointed at no version before {name}@{trail[0]}",
+                hint=hint, param="alias",
+            )  # fmt: skip
+        return session.scalars(select(VersionRow).filter_by(adapter=name, number=trail[-2])).one()
+
+    def _moves(self, session: Session, name: str, alias: str | None = None) -> list[AliasMoveRow]:
+        query = select(AliasMoveRow).filter_by(adapter=name).order_by(AliasMoveRow.id)
+        return list(session.scalars(query if alias is None else query.filter_by(alias=alias)))
+
+    def _reachable(self, session: Session, alias: AliasRow) -> list[int]:
+        """The version that an alias points at, and the one that it would roll back to."""
+        return _trail(self._moves(session, alias.adapter, alias.alias))[-2:]
+
+    def _move(
+        self, session: Session, row: VersionRow, alias: str, who: str, why: str,
+        *, rollback: bool = False,
+    ) -> Version:  # fmt: skip
+        version = self._version(row)
+        check_ready(version)
+        now = datetime.now(UTC)
+        current = session.get(AliasRow, (row.adapter, alias))
+        before = current.number if current is not None else None
+        if current is None:
+            session.add(AliasRow(adapter=row.adapter, alias=alias, number=row.number, moved=now))
+        else:
+            current.number, current.moved = row.number, now
+        session.add(
+            AliasMoveRow(
+                adapter=row.adapter, alias=alias, from_number=before, to_number=row.number,
+                who=who or getpass.getuser(), why=why, moved=now, rollback=rollback,
+            )
+        )  # fmt: skip
+        return version
+
+
+def _trail(moves: list[AliasMoveRow]) -> list[int]:
+    """The versions that an alias was promoted to and not rolled back from, the last one live."""
+    trail: list[int] = []
+    for move in moves:
+        if move.rollback:
+            trail.pop()
+        elif not trail or trail[-1] != move.to_number:
+            trail.append(move.to_number)
+    return trail

@@ -1,0 +1,172 @@
+"""Garbage collection: the files of old versions, and what crashes left in the store.
+
+A collected version keeps its number, its manifest and its place in the history; only its
+files go. Its row says so before the first file goes, so a crash in between leaves a version
+that is no longer offered, and the next collection finishes it.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from adapters.aliases import Aliases
+from adapters.database import AdapterRow, AliasRow, LeaseRow, VersionRow
+from adapters.errors import InvalidInput
+from adapters.records import REMOVED
+from adapters.store import MANIFEST
+
+KEEP = 5
+OLDER_THAN_DAYS = 30.0
+ASIDE = "aside-"
+STAGING_AGE_S = 600.0
+"""A younger folder may be about to be locked by the publication that made it."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a collection removed, or would remove."""
+
+    versions: list[str] = field(default_factory=list)
+    """References of versions whose files went."""
+    leftovers: list[str] = field(default_factory=list)
+    """Folders, relative to the store, that belong to no version."""
+    size: int = 0
+    """Bytes freed."""
+
+
+class Garbage(Aliases):
+    """Collection in the store of one home folder."""
+
+    def collect(
+        self,
+        *,
+        keep: int = KEEP,
+        older_than_days: float = OLDER_THAN_DAYS,
+        dry_run: bool = False,
+    ) -> Collected:
+        """Remove files that nothing refers to.
+
+        Never touched: what an alias points at or would roll back to, what a running server
+        holds a lease on, the newest `keep` versions of each adapter, and younger versions.
+
+        Raises:
+            InvalidInput: keep or older_than_days is negative.
+            StoreFailed: the database or the store can't be written; another call goes on.
+        """
+        for name, value in (("keep", keep), ("older_than_days", older_than_days)):
+            if value < 0:
+                raise InvalidInput(
+                    f"{name} is {value}", hint=f"give {name} as 0 or more", param=name
+                )
+        collected = Collected()
+        now = datetime.now(UTC)
+        with self.store.writing():
+            with self._write() as session:
+                doomed = self._old(session, keep, now - timedelta(days=older_than_days))
+                folders = [self.store.folder(row.adapter, row.digest) for row in doomed]
+                collected.versions += [f"{row.adapter}@{row.number}" for row in doomed]
+                collected.size += sum(_size(folder, spare=MANIFEST) for folder in folders)
+                if not dry_run:
+                    for row in doomed:
+                        row.state, row.reason = (
+                            REMOVED,
+                            f"collected on {now:%Y-%m-%d}",
+                        )
+            # publications rename into place under the same lock
+            with self._write() as session:
+                orphans = self._orphans(session)
+                collected.leftovers += [str(path.relative_to(self.store.root)) for path in orphans]
+                collected.size += sum(map(_size, orphans))
+                if not dry_run:
+                    self._set_aside([*orphans, *self._files_of_removed(session)])
+            self._sweep_staging(collected, dry_run=dry_run)
+        return collected
+
+    def _old(self, session: Session, keep: int, before: datetime) -> list[VersionRow]:
+        session.execute(delete(LeaseRow).where(LeaseRow.until < time.time()))
+        held = {(row.adapter, row.number) for row in session.scalars(select(LeaseRow))}
+        for alias in session.scalars(select(AliasRow)):
+            held |= {(alias.adapter, n) for n in self._reachable(session, alias)}
+        found: list[VersionRow] = []
+        for name in session.scalars(select(AdapterRow.name)):
+            rows = session.scalars(
+                select(VersionRow).filter_by(adapter=name).order_by(VersionRow.number.desc())
+            ).all()
+            found += [
+                row
+                for row in rows[keep:]
+                if row.state != REMOVED
+                and (name, row.number) not in held
+                and row.created.replace(tzinfo=UTC) < before
+            ]
+        return found
+
+    def _orphans(self, session: Session) -> list[Path]:
+        """Folders in the places of versions that the database doesn't know."""
+        known = {
+            self.store.folder(adapter, digest)
+            for adapter, digest in session.execute(select(VersionRow.adapter, VersionRow.digest))
+        }
+        return sorted(
+            path
+            for path in self.store.root.glob("*/*")
+            if path.parent != self.store.staging and path.is_dir() and path not in known
+        )
+
+    def _files_of_removed(self, session: Session) -> list[Path]:
+        rows = session.scalars(select(VersionRow).filter_by(state=REMOVED))
+        folders = [self.store.folder(row.adapter, row.digest) for row in rows]
+        return [
+            path
+            for folder in folders
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if path.name != MANIFEST
+        ]
+
+    def _set_aside(self, paths: list[Path]) -> None:
+        """Move among the abandoned, which takes no time; what is deleted there is nobody's."""
+        for path in paths:
+            self.store.staging.mkdir(exist_ok=True)
+            path.rename(Path(tempfile.mkdtemp(dir=self.store.staging, prefix=ASIDE)) / path.name)
+
+    def _sweep_staging(self, collected: Collected, *, dry_run: bool) -> None:
+        for path in sorted(self.store.staging.glob("*")):
+            if not _is_abandoned(path):
+                continue
+            if not path.name.startswith(ASIDE):
+                collected.leftovers.append(str(path.relative_to(self.store.root)))
+                collected.size += _size(path)
+            if not dry_run:
+                shutil.rmtree(path)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether no living publication holds a staged folder."""
+    if folder.name.startswith(ASIDE):
+        return True
+    if time.time() - folder.stat().st_mtime < STAGING_AGE_S:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _size(folder: Path, spare: str = "") -> int:
+    """Bytes of a folder's files, less one that stays."""
+    return sum(
+        path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != spare
+    )

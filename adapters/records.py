@@ -1,0 +1,124 @@
+"""What the registry hands out, and how it reads and writes the database."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from adapters.database import AdapterRow, AliasRow, VersionRow, told
+from adapters.errors import AdapterNotFound, AliasNotFound, Quarantined, Removed, VersionNotFound
+from adapters.home import Home
+from adapters.manifest import Manifest
+from adapters.names import Reference
+from adapters.store import Store
+
+READY, QUARANTINED, REMOVED = "ready", "quarantined", "removed"
+"""States of a version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An adapter's numbered, immutable content."""
+
+    name: str
+    number: int
+    digest: str
+    manifest: Manifest
+    folder: Path
+    state: str
+    reason: str
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    name: str
+    project: str
+    task: str
+    created: datetime
+    versions: int
+    aliases: dict[str, int]
+
+
+def check_ready(version: Version) -> None:
+    """Raises Quarantined when the version failed its proof, Removed when it was collected."""
+    if version.state == REMOVED:
+        raise Removed(
+            f"{version.reference} was removed: {version.reason}",
+            hint="use another version, or publish or import the same files again",
+            param="model",
+        )
+    if version.state != READY:
+        raise Quarantined(
+            f"{version.reference} is quarantined: {version.reason}",
+            hint="use a version that passed its proof, or publish sound files again",
+            param="model",
+        )
+
+
+class Records:
+    """The database and the store of one home folder."""
+
+    def __init__(self, home: Home, database: Engine, store: Store) -> None:
+        self.home = home
+        self.store = store
+        self._database = database
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with told(), Session(self._database, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        database = self._database.execution_options(writes=True)
+        with told(), Session(database, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def _adapter(self, session: Session, name: str) -> AdapterRow:
+        row = session.get(AdapterRow, name)
+        if row is None:
+            raise AdapterNotFound(
+                f"no adapter {name!r}", hint="list them with `modiste adapters list`", param="model"
+            )
+        return row
+
+    def _row(self, session: Session, reference: Reference) -> VersionRow:
+        query = select(VersionRow).where(VersionRow.adapter == reference.name)
+        number = reference.number
+        if reference.alias is not None:
+            alias = session.get(AliasRow, (reference.name, reference.alias))
+            if alias is None:
+                raise AliasNotFound(
+                    f"adapter {reference.name!r} has no alias {reference.alias!r}",
+                    hint=f"promote a version: `modiste adapters promote {reference.name}@N`",
+                    param="model",
+                )
+            number = alias.number
+        if number is not None:
+            found = list(session.scalars(query.where(VersionRow.number == number)))
+        else:
+            found = list(
+                session.scalars(query.where(VersionRow.digest.startswith(reference.digest or "")))
+            )
+        if len(found) != 1:
+            wanted = reference.digest if number is None else f"version {number}"
+            problem = "is ambiguous" if found else "does not exist"
+            raise VersionNotFound(
+                f"adapter {reference.name!r}: {wanted} {problem}",
+                hint=f"list them with `modiste adapters show {reference.name}`",
+                param="model",
+            )
+        return found[0]
+
+    def _version(self, row: VersionRow) -> Version:
+        manifest = self.store.manifest(row.adapter, row.digest)
+        folder = self.store.folder(row.adapter, row.digest)
+        return Version(row.adapter, row.number, row.digest, manifest, folder, row.state, row.reason)

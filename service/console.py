@@ -1,0 +1,42 @@
+"""What all commands share: the terminal, common options, how errors look, and children."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Settings of a command whose arguments are all for a child."""
+
+out = Console()
+err = Console(stderr=True)
+
+Home = Annotated[
+    Path | None, typer.Option(help="The home folder.", envvar="MODISTE_HOME", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def complain(message: str, hint: str = "") -> None:
+    """An error with its remedy, on stderr."""
+    err.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    if hint:
+        err.print(f"  {_escape(hint)}", highlight=False, soft_wrap=True)
+
+
+def run_child(module: str, arguments: list[str]) -> None:
+    """Run `python -m MODULE` in our place, and end as it ends."""
+    try:
+        done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

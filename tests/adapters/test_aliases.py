@@ -1,0 +1,108 @@
+"""Rolling an alias back, and its history."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.aliases import _trail
+from adapters.database import AliasMoveRow
+from adapters.errors import (
+    AdapterNotFound,
+    AliasNotFound,
+    InvalidName,
+    Quarantined,
+    VersionNotFound,
+)
+from adapters.registry import Registry
+from tests.adapters.parcels import draft, parcel
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """`x` with three versions."""
+    registry = Registry.open(tmp_path / "home")
+    for number in (1, 2, 3):
+        folder = parcel(tmp_path / str(number), number)
+        registry.publish(folder, draft(folder))
+    return registry
+
+
+def test_a_rollback_goes_to_the_version_before_and_is_on_record(registry: Registry) -> None:
+    registry.promote("x@1")
+    registry.promote("x@3")
+
+    assert registry.previous("x").number == 1
+    assert registry.rollback("x", who="ann", why="complaints").number == 1
+    assert registry.aliases("x") == {"production": 1}
+    last = registry.alias_history("x")[-1]
+    assert (last.from_number, last.to_number, last.who, last.why) == (3, 1, "ann", "complaints")
+    assert last.rollback
+
+
+def test_rollbacks_walk_back_and_never_forth(registry: Registry) -> None:
+    for reference in ("x@1", "x@2", "x@3"):
+        registry.promote(reference)
+
+    assert [registry.rollback("x").number, registry.rollback("x").number] == [2, 1]
+    with pytest.raises(VersionNotFound, match="no version before x@1"):
+        registry.rollback("x")
+    registry.promote("x@3")
+    assert registry.rollback("x").number == 1  # 2 was rolled back from
+
+
+def test_the_same_promotion_twice_is_one_step_back(registry: Registry) -> None:
+    for reference in ("x@1", "x@2", "x@2"):
+        registry.promote(reference)
+
+    assert registry.rollback("x").number == 1
+
+
+def test_aliases_roll_back_apart(registry: Registry) -> None:
+    for reference in ("x@1", "x@2"):
+        registry.promote(reference)
+        registry.promote(reference, "staging")
+
+    registry.rollback("x", "staging")
+
+    assert registry.aliases("x") == {"production": 2, "staging": 1}
+
+
+def test_a_rollback_to_a_quarantined_version_is_refused(registry: Registry) -> None:
+    registry.promote("x@1")
+    registry.promote("x@2")
+    registry.quarantine(registry.find("x@1"), "altered")
+
+    with pytest.raises(Quarantined):
+        registry.rollback("x")
+    assert registry.aliases("x") == {"production": 2}
+
+
+def test_what_cannot_be_rolled_back_is_told(registry: Registry) -> None:
+    registry.promote("x@1")
+
+    with pytest.raises(AliasNotFound, match="canary"):
+        registry.rollback("x", "canary")
+    with pytest.raises(AdapterNotFound):
+        registry.rollback("y")
+    with pytest.raises(AdapterNotFound):
+        registry.alias_history("y")
+    with pytest.raises(InvalidName):
+        registry.rollback("x", "../x")
+
+
+@given(st.lists(st.one_of(st.integers(1, 4), st.none()), max_size=30))
+def test_the_trail_is_that_of_a_plain_stack(actions: list[int | None]) -> None:
+    stack: list[int] = []
+    moves: list[AliasMoveRow] = []
+    for number in actions:
+        if number is None and len(stack) > 1:
+            stack.pop()
+            moves.append(AliasMoveRow(to_number=stack[-1], rollback=True))
+        elif number is not None:
+            moves.append(AliasMoveRow(to_number=number, rollback=False))
+            if stack[-1:] != [number]:
+                stack.append(number)
+
+    assert _trail(moves) == stack
