@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench import render
 
-BENCHMARKS = ("overhead",)
+BENCHMARKS = ("overhead", "adapters")
 
 
 def main(arguments: Sequence[str]) -> int:
