@@ -100,6 +100,7 @@ class Residency:
         self._entering = self._leaving = 0
         self._changed = asyncio.Event()
         self._leased: dict[str, Version] = {}
+        self._proofs: dict[str, Proof] = {}
         self._server = f"{gethostname()}-{uuid4().hex[:12]}"
 
     @property
@@ -184,9 +185,8 @@ class Residency:
             self._check(version)
             await asyncio.to_thread(self._registry.lease, self._server, version)
             await asyncio.to_thread(self._registry.store.verify, version.manifest)
-            probe = await asyncio.to_thread(Probe.load, version.folder / "probe.json")
             async with self._room():
-                resident = await self._load_and_prove(version, probe)
+                resident = await self._load_and_prove(version)
                 self._residents[version.digest] = resident
         except QUARANTINED_FOR as error:
             self._metrics.quarantines.inc()
@@ -229,27 +229,34 @@ class Residency:
                 param="model",
             )
 
-    async def _load_and_prove(self, version: Version, probe: Probe) -> Resident:
+    async def _load_and_prove(self, version: Version) -> Resident:
         identifier = self._served.lora_id_counter.inc(1)
         name = version.digest
         request = await self._engine.load(name, identifier, str(version.folder))
         try:
-            measured = [
-                await self._engine.probe(item.prompt_ids, item.token_ids, request)
-                for item in probe.items
-            ]
-            proof = judge(probe, measured, self._engine.dtype)
-            if not proof.proved:
-                raise ProofFailed(
-                    f"{version.reference} failed its proof: {proof.reason}",
-                    hint="publish it again from the trainer's output, for this base",
-                )
+            # the same bytes in the same engine need no second proof when they come back
+            proof = self._proofs.get(name) or await self._prove(version, request)
         except BaseException:
             await asyncio.shield(self._engine.unload(request))
             raise
+        self._proofs[name] = proof
         self._served.lora_requests[name] = request
         resolved = Resolved(version.reference, version.digest, "proved", version, name, request)
         return Resident(version, resolved, proof)
+
+    async def _prove(self, version: Version, request: Any) -> Proof:
+        probe = await asyncio.to_thread(Probe.load, version.folder / "probe.json")
+        measured = [
+            await self._engine.probe(item.prompt_ids, item.token_ids, request)
+            for item in probe.items
+        ]
+        proof = judge(probe, measured, self._engine.dtype)
+        if not proof.proved:
+            raise ProofFailed(
+                f"{version.reference} failed its proof: {proof.reason}",
+                hint="publish it again from the trainer's output, for this base",
+            )
+        return proof
 
     @asynccontextmanager
     async def _room(self) -> AsyncIterator[None]:

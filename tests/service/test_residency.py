@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from adapters.errors import IncompatibleAdapter, ProofFailed, Quarantined, StoreFailed
+from adapters.errors import (
+    DigestMismatch,
+    IncompatibleAdapter,
+    ProofFailed,
+    Quarantined,
+    StoreFailed,
+)
 from adapters.registry import Version
 from service.errors import NotReady
 from service.models import Resolved
@@ -142,6 +148,36 @@ def test_a_request_waits_for_a_place_that_becomes_free(bench: Bench) -> None:
     run(work)
     assert given == ["x@1", "x@2", "x@3"]
     assert bench.engine.unloaded == [bench.digest("x@1")]
+
+
+def test_a_version_that_comes_back_is_loaded_but_not_proved_again(bench: Bench) -> None:
+    for value in (1, 2, 3):
+        bench.publish(value)
+
+    async def work() -> None:
+        for number in (1, 2, 3, 1):
+            await bench.residency.ensure(bench.registry.find(f"x@{number}"))
+
+    run(work)
+    first = bench.digest("x@1")
+    assert bench.engine.loads.count(first) == 2
+    assert bench.engine.probed.count(first) == 1
+
+
+def test_what_was_altered_since_its_proof_is_found_when_it_comes_back(bench: Bench) -> None:
+    for value in (1, 2, 3):
+        bench.publish(value)
+
+    async def work() -> None:
+        for number in (1, 2, 3):
+            await bench.residency.ensure(bench.registry.find(f"x@{number}"))
+        weights = bench.registry.find("x@1").folder / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        with pytest.raises(DigestMismatch):
+            await bench.residency.ensure(bench.registry.find("x@1"))
+
+    run(work)
+    assert bench.registry.find("x@1").state == "quarantined"
 
 
 def test_a_place_is_taken_until_the_engine_let_go(

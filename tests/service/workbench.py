@@ -24,6 +24,7 @@ class FakeEngine:
     dtype: str = "float32"
     loads: list[str] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
+    probed: list[str] = field(default_factory=list)
     dishonest: set[str] = field(default_factory=set)
     failing: dict[str, Exception] = field(default_factory=dict)
     load_s: float = 0.0
@@ -40,6 +41,7 @@ class FakeEngine:
         return True
 
     async def probe(self, prompt_ids: list[int], token_ids: list[int], request: Any) -> list[float]:
+        self.probed.append(request)
         item = PROBE.items[0]
         return item.base_logprobs if request in self.dishonest else item.adapter_logprobs
 
