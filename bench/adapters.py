@@ -1,6 +1,6 @@
-"""Whether the right adapter answers: mix-ups under churn, adapters without effect, crashes.
+"""Whether the right adapter answers, and when: mix-ups, spoiled adapters, crashes, promotions.
 
-Everything runs on a tiny random base, where hundreds of versions can be made and asked in
+All but the last run on a tiny random base, where hundreds of versions can be made and asked in
 minutes; what an adapter answers alone is computed by transformers and peft, not by the server.
 """
 
@@ -8,11 +8,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import crash, effect, mixup
+from bench import crash, effect, mixup, switch
 from bench.harness import RESULTS, Report, quick
 from bench.servers import ServerError
 
-PARTS = {"mixup": mixup.measure, "effect": effect.measure, "crash": crash.measure}
+PARTS = {
+    "mixup": mixup.measure,
+    "effect": effect.measure,
+    "crash": crash.measure,
+    "switch": switch.measure,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,6 +51,31 @@ class Table:
         return next((t for pattern, t in self.patterns if pattern.fullmatch(path)), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How long a body may be, and the setting that says so."""
+
+    most: int
+    """Bytes."""
+    setting: str
+
+    def exceeded(self) -> TooLarge:
+        return TooLarge(
+            f"the body is over {self.most} bytes", hint=f"send less, or raise {self.setting}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bound of every route: that of its template, else the common one."""
+
+    common: Bound
+    routes: dict[str, Bound]
+
+    def of(self, template: str) -> Bound:
+        return self.routes.get(template, self.common)
+
+
 class Edge:
     """The outermost middleware."""
 
@@ -61,10 +86,10 @@ class Edge:
         table: Table,
         authenticator: Authenticator,
         metrics: Metrics,
-        max_body_bytes: int,
+        bounds: Bounds,
     ) -> None:
         self._app, self._table, self._metrics = app, table, metrics
-        self._authenticator, self._max_body_bytes = authenticator, max_body_bytes
+        self._authenticator, self._bounds = authenticator, bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,7 +109,8 @@ class Edge:
             if (refusal := self._refusal(record, scope, headers)) is not None:
                 await from_service(refusal)(scope, receive, answer)
                 return
-            await self._app(scope, _bounded(receive, self._max_body_bytes, answer), answer)
+            bound = self._bounds.of(record.route)
+            await self._app(scope, _bounded(receive, bound, answer), answer)
         finally:
             self._metrics.in_flight.dec()
             record.finish()
@@ -107,8 +133,9 @@ class Edge:
                 f"there is no {scope['method']} {path[:200]}", hint="see docs/api.md for the routes"
             )
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            return _too_large(self._max_body_bytes)
+        bound = self._bounds.of(record.route)
+        if length.isdigit() and int(length) > bound.most:
+            return bound.exceeded()
         return None
 
 
@@ -131,7 +158,7 @@ class _Answer:
         await self._send(message)
 
 
-def _bounded(receive: Receive, limit: int, answer: _Answer) -> Callable[[], Any]:
+def _bounded(receive: Receive, bound: Bound, answer: _Answer) -> Callable[[], Any]:
     """`receive` that stops at too many bytes, for bodies that tell no length."""
     seen = 0
 
@@ -140,17 +167,11 @@ def _bounded(receive: Receive, limit: int, answer: _Answer) -> Callable[[], Any]
         message = await receive()
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
-            if seen > limit and not answer.started:
-                raise _too_large(limit)
+            if seen > bound.most and not answer.started:
+                raise bound.exceeded()
         return message
 
     return bounded
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"the body is over {limit} bytes", hint="send fewer items, or raise max_body_bytes"
-    )
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

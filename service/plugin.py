@@ -21,15 +21,15 @@ from adapters.registry import Registry
 from service import errors
 from service.auth import Authenticator
 from service.engine import Engine, MeteredClient, engine_errors
-from service.middleware import Edge, Table
+from service.middleware import Bound, Bounds, Edge, Table
 from service.models import Models
 from service.record import current_record
 from service.residency import Limits, Residency
-from service.routes import adapters, health, openai, tasks
+from service.routes import adapters, health, openai, tasks, transfers
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
 
-ROUTERS = (openai.router, tasks.router, adapters.router, health.router)
+ROUTERS = (openai.router, tasks.router, transfers.router, adapters.router, health.router)
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
 
@@ -112,7 +112,10 @@ class ModistePlugin:
             table=Table.of([route.path for route in our_routes()]),
             authenticator=Authenticator(self._plan.keys),
             metrics=metrics,
-            max_body_bytes=settings.max_body_bytes,
+            bounds=Bounds(
+                Bound(settings.max_body_bytes, "max_body_bytes"),
+                {transfers.UPLOAD: Bound(settings.max_upload_bytes, "max_upload_bytes")},
+            ),
         )
 
     def _limits(self) -> Limits:

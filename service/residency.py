@@ -232,7 +232,8 @@ class Residency:
     async def _load_and_prove(self, version: Version) -> Resident:
         identifier = self._served.lora_id_counter.inc(1)
         name = version.digest
-        request = await self._engine.load(name, identifier, str(version.folder))
+        with self._metrics.engine_loads.time():
+            request = await self._engine.load(name, identifier, str(version.folder))
         try:
             # the same bytes in the same engine need no second proof when they come back
             proof = self._proofs.get(name) or await self._prove(version, request)

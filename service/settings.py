@@ -75,6 +75,9 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="largest request body, bytes"
     )
+    max_upload_bytes: int = Field(
+        default=2 * 2**30, ge=1024, description="largest tar of an imported version, bytes"
+    )
     alias_poll_s: float = Field(
         default=0.2, gt=0, le=2, description="how often moved aliases are looked for, seconds"
     )

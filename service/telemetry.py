@@ -67,6 +67,10 @@ class Metrics:
             "modiste_version_load_seconds", "Time to load and prove a version.",
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
+        self.engine_loads = Histogram(
+            "modiste_engine_load_seconds", "Time of the engine's own part of loading a version.",
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
         self.quarantines = Counter(
             "modiste_quarantines", "Versions that failed their proof.", registry=registry
         )

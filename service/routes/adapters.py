@@ -51,7 +51,8 @@ def _adapter(record: AdapterRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _version(version: Version) -> dict[str, Any]:
+def describe(version: Version) -> dict[str, Any]:
+    """A version as the adapter routes answer it."""
     manifest = version.manifest
     return {
         "object": "adapter.version", "version": version.number, "reference": version.reference,
@@ -79,7 +80,7 @@ async def show_adapter(name: str, raw_request: Request) -> JSONResponse:
     return JSONResponse(
         {
             "object": "adapter", "name": name, "aliases": aliases, "served": live,
-            "versions": [_version(version) for version in versions],
+            "versions": [describe(version) for version in versions],
         }
     )  # fmt: skip
 
@@ -90,7 +91,7 @@ async def show_version(name: str, version: int, raw_request: Request) -> JSONRes
     state = raw_request.app.state.modiste
     found = await asyncio.to_thread(state.registry.find, f"{name}@{version}")
     manifest = found.manifest.model_dump(mode="json")
-    return JSONResponse({**_version(found), "manifest": manifest})
+    return JSONResponse({**describe(found), "manifest": manifest})
 
 
 @router.post("/v1/adapters/{name}/versions/{version}/verify")
@@ -100,7 +101,7 @@ async def verify(name: str, version: int, raw_request: Request) -> JSONResponse:
     found = await asyncio.to_thread(registry.find, f"{name}@{version}")
     check_ready(found)
     await asyncio.to_thread(registry.store.verify, found.manifest)
-    return JSONResponse({**_version(found), "verified": True})
+    return JSONResponse({**describe(found), "verified": True})
 
 
 @router.get("/v1/adapters/{name}/history")
@@ -189,4 +190,4 @@ async def _in_effect(state: Any, version: Version, alias: str) -> JSONResponse:
     failure = state.models.failures().get((version.name, alias))
     if failure is not None:
         raise BadRequest(failure, param="version", code="not_served")
-    return JSONResponse(_version(version))
+    return JSONResponse(describe(version))

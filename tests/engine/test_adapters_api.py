@@ -1,8 +1,14 @@
 """The adapter routes of a running server: roll back, look at, verify, compare, collect."""
 
+import gzip
+import io
+import socket
+import tarfile
 import time
+from collections.abc import Callable
 
 import httpx
+import pytest
 
 from tests.made import Recipe, publish
 from tests.serving import Running
@@ -93,3 +99,76 @@ def test_what_the_server_holds_is_not_collected(server: Running) -> None:
         assert server.registry.find("worn@2").state == "ready"
         bad = client.post("/v1/adapters/gc", json={"keep": -1})
         assert (bad.status_code, bad.json()["error"]["param"]) == (400, "keep")
+
+
+def test_a_version_travels_as_a_tar_and_answers_alike(server: Running) -> None:
+    version = publish(server.registry, server.base, Recipe("travels", seed=50))
+    with server.client() as client:
+        answer = client.get("/v1/adapters/travels/versions/1/export")
+        assert answer.headers["content-type"] == "application/x-tar"
+        assert client.get("/v1/adapters/travels/versions/1/export").content == answer.content
+
+        for name, packed in (
+            ("arrived", answer.content),
+            ("packed", gzip.compress(answer.content)),
+        ):
+            sent = client.post("/v1/adapters/import", params={"name": name}, content=packed)
+            assert (sent.status_code, sent.json()["reference"]) == (201, f"{name}@1")
+            assert sent.json()["digest"] == version.digest
+            assert model_of(client, f"{name}@1") == f"{name}@1"
+        again = client.post("/v1/adapters/import", content=answer.content)
+        assert again.json()["reference"] == "travels@1"
+        assert client.get("/v1/adapters/travels/versions/7/export").status_code == 404
+    assert not [path for path in server.registry.store.staging.iterdir() if path.is_dir()]
+
+
+def _altered(tar: bytes) -> bytes:
+    place = tar.index(b"adapter_model.safetensors") + 4096
+    return tar[:place] + bytes([tar[place] ^ 1]) + tar[place + 1 :]
+
+
+def _without_manifest(tar: bytes) -> bytes:
+    made = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(tar)) as given,
+        tarfile.open(fileobj=made, mode="w") as new,
+    ):
+        for member in given:
+            if not member.name.endswith("manifest.json"):
+                new.addfile(member, given.extractfile(member))
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (_altered, "digest_mismatch"),
+        (_without_manifest, "incompatible_adapter"),
+        (lambda tar: tar[: len(tar) // 2], "invalid_value"),
+        (lambda _: b"", "invalid_value"),
+    ],
+)
+def test_a_tar_that_is_not_a_whole_export_is_refused(
+    server: Running, spoil: Callable[[bytes], bytes], code: str
+) -> None:
+    publish(server.registry, server.base, Recipe("refused", seed=51))
+    with server.client() as client:
+        tar = client.get("/v1/adapters/refused/versions/1/export").content
+        answer = client.post("/v1/adapters/import", params={"name": "never"}, content=spoil(tar))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+        assert client.get("/v1/adapters/never").status_code == 404
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(server: Running) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /v1/adapters/import HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nabc"
+        )
+        deadline = time.monotonic() + 5
+        while not (staged := list(server.registry.store.staging.iterdir())):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    while any(path.exists() for path in staged):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

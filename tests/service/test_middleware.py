@@ -14,13 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import errors
 from service.auth import Authenticator
 from service.errors import Unauthenticated
-from service.middleware import Edge, Table
+from service.middleware import Bound, Bounds, Edge, Table
 from service.models import Resolved
 from service.record import current_record
 from service.telemetry import Metrics
 
 KEY = "a-key-of-sixteen-characters"
-TABLE = Table.of(["/v1/generate", "/v1/models/{model:path}", "/health/live"])
+UPLOAD = "/v1/adapters/import"
+TABLE = Table.of(["/v1/generate", UPLOAD, "/v1/models/{model:path}", "/health/live"])
 
 
 class App:
@@ -53,7 +54,8 @@ def edge_around(
 ) -> Edge:
     return Edge(
         app, table=TABLE, authenticator=Authenticator(keys or []),
-        metrics=metrics or Metrics(CollectorRegistry()), max_body_bytes=limit,
+        metrics=metrics or Metrics(CollectorRegistry()),
+        bounds=Bounds(Bound(limit, "max_body_bytes"), {UPLOAD: Bound(5 * limit, "max_upload")}),
     )  # fmt: skip
 
 
@@ -123,6 +125,13 @@ def test_a_body_that_tells_its_length_is_refused_before_it_is_read() -> None:
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
     assert app.released == 0
+
+
+def test_a_route_may_have_a_bound_of_its_own() -> None:
+    assert post(App(), UPLOAD, content=b"x" * 4000).status_code == 200
+    answer = post(App(), UPLOAD, content=b"x" * 6000)
+    assert answer.status_code == 413
+    assert "max_upload" in answer.json()["error"]["hint"]
 
 
 def test_a_body_that_tells_no_length_is_stopped_on_its_way() -> None:
