@@ -4,10 +4,10 @@ import getpass
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from adapters.database import AliasMoveRow, AliasRow, VersionRow
+from adapters.database import AliasMoveRow, AliasRow, CanaryRow, VersionRow
 from adapters.errors import AliasNotFound, VersionNotFound
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Records, Version, check_ready
@@ -22,6 +22,8 @@ class AliasMove:
     why: str
     moved: datetime
     rollback: bool
+    percent: float | None
+    """Of a canary: its share from here on, 0 at its end; else the alias itself moved."""
 
 
 class Aliases(Records):
@@ -30,7 +32,7 @@ class Aliases(Records):
     def promote(
         self, reference: str, alias: str = PRODUCTION, *, who: str = "", why: str = ""
     ) -> Version:
-        """Point an alias at a version, atomically and on record.
+        """Point an alias at a version, atomically and on record; its canary ends.
 
         Raises:
             Quarantined, Removed: the version can't be served.
@@ -80,12 +82,15 @@ class Aliases(Records):
         with self._read() as session:
             self._adapter(session, check_name(name))
             return [
-                AliasMove(m.alias, m.from_number, m.to_number, m.who, m.why, m.moved, m.rollback)
+                AliasMove(
+                    m.alias, m.from_number, m.to_number, m.who, m.why, m.moved, m.rollback,
+                    m.percent,
+                )
                 for m in self._moves(session, name)
-            ]
+            ]  # fmt: skip
 
     def revision(self) -> int:
-        """Grows with every move of an alias."""
+        """Grows with every move of an alias and every change of a canary."""
         with self._read() as session:
             last: int | None = session.scalar(select(func.max(AliasMoveRow.id)))
             return 0 if last is None else last
@@ -104,7 +109,10 @@ class Aliases(Records):
                 f"{name}@{alias} pointed at no version before {name}@{trail[0]}",
                 hint=hint, param="alias",
             )  # fmt: skip
-        return session.scalars(select(VersionRow).filter_by(adapter=name, number=trail[-2])).one()
+        return self._numbered(session, name, trail[-2])
+
+    def _numbered(self, session: Session, name: str, number: int) -> VersionRow:
+        return session.scalars(select(VersionRow).filter_by(adapter=name, number=number)).one()
 
     def _moves(self, session: Session, name: str, alias: str | None = None) -> list[AliasMoveRow]:
         query = select(AliasMoveRow).filter_by(adapter=name).order_by(AliasMoveRow.id)
@@ -120,6 +128,7 @@ class Aliases(Records):
     ) -> Version:  # fmt: skip
         version = self._version(row)
         check_ready(version)
+        session.execute(delete(CanaryRow).filter_by(adapter=row.adapter, alias=alias))
         now = datetime.now(UTC)
         current = session.get(AliasRow, (row.adapter, alias))
         before = current.number if current is not None else None
@@ -140,6 +149,8 @@ def _trail(moves: list[AliasMoveRow]) -> list[int]:
     """The versions that an alias was promoted to and not rolled back from, the last one live."""
     trail: list[int] = []
     for move in moves:
+        if move.percent is not None:
+            continue  # of a canary: the alias stayed
         if move.rollback:
             trail.pop()
         elif not trail or trail[-1] != move.to_number:

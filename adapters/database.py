@@ -25,7 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from adapters.errors import StoreFailed
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 
 
 class Table(DeclarativeBase):
@@ -85,6 +85,19 @@ class AliasMoveRow(Table):
     why: Mapped[str]
     moved: Mapped[datetime]
     rollback: Mapped[bool] = mapped_column(default=False)
+    percent: Mapped[float | None]
+    """Of a canary: its share from here on, 0 at its end; else the alias itself moved."""
+
+
+class CanaryRow(Table):
+    """A version that gets a share of an alias's requests."""
+
+    __tablename__ = "canaries"
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    percent: Mapped[float]
+    started: Mapped[datetime]
 
 
 class LeaseRow(Table):

@@ -17,8 +17,8 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from adapters.aliases import Aliases
-from adapters.database import AdapterRow, AliasRow, LeaseRow, VersionRow
+from adapters.canaries import Canaries
+from adapters.database import AdapterRow, AliasRow, CanaryRow, LeaseRow, VersionRow
 from adapters.errors import InvalidInput
 from adapters.records import REMOVED
 from adapters.store import MANIFEST
@@ -42,7 +42,7 @@ class Collected:
     """Bytes freed."""
 
 
-class Garbage(Aliases):
+class Garbage(Canaries):
     """Collection in the store of one home folder."""
 
     def collect(
@@ -54,8 +54,8 @@ class Garbage(Aliases):
     ) -> Collected:
         """Remove files that nothing refers to.
 
-        Never touched: what an alias points at or would roll back to, what a running server
-        holds a lease on, the newest `keep` versions of each adapter, and younger versions.
+        Never touched: what an alias points at, tries out or would roll back to, what a running
+        server holds a lease on, the newest `keep` versions of each adapter, and younger versions.
 
         Raises:
             InvalidInput: keep or older_than_days is negative.
@@ -95,6 +95,7 @@ class Garbage(Aliases):
         held = {(row.adapter, row.number) for row in session.scalars(select(LeaseRow))}
         for alias in session.scalars(select(AliasRow)):
             held |= {(alias.adapter, n) for n in self._reachable(session, alias)}
+        held |= {(row.adapter, row.number) for row in session.scalars(select(CanaryRow))}
         found: list[VersionRow] = []
         for name in session.scalars(select(AdapterRow.name)):
             rows = session.scalars(

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from adapters.aliases import AliasMove
 from adapters.diff import Difference, differences
 from adapters.garbage import KEEP, OLDER_THAN_DAYS
 from adapters.names import PRODUCTION
@@ -99,6 +100,34 @@ def adapters_rollback(
     out.print(f"{version.name}@{alias} -> {version.reference} {version.digest}", soft_wrap=True)
 
 
+@adapters_app.command("canary")
+def adapters_canary(
+    reference: str,
+    percent: Annotated[float, typer.Option(help="Its share of the alias's requests.")],
+    alias: Annotated[str, typer.Option(help="The alias that shares its requests.")] = PRODUCTION,
+    why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    home: Home = None,
+) -> None:
+    """Give a version a share of an alias's requests, to try it out."""
+    version = Registry.open(home).start_canary(reference, percent, alias, why=why)
+    out.print(f"{version.name}@{alias} gives {percent:g} % to {version.reference}", soft_wrap=True)
+
+
+@adapters_app.command("end-canary")
+def adapters_end_canary(
+    name: str,
+    promote: Annotated[
+        bool, typer.Option("--promote/--drop", help="Promote its version, or give its share back.")
+    ],
+    alias: Annotated[str, typer.Option(help="The alias.")] = PRODUCTION,
+    why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    home: Home = None,
+) -> None:
+    """End an alias's canary."""
+    version = Registry.open(home).end_canary(name, alias, promote=promote, why=why)
+    out.print(f"{version.name}@{alias} -> {version.reference} {version.digest}", soft_wrap=True)
+
+
 @adapters_app.command("history")
 def adapters_history(name: str, home: Home = None, as_json: AsJson = False) -> None:
     """Show every move of an adapter's aliases, oldest first."""
@@ -112,10 +141,16 @@ def adapters_history(name: str, home: Home = None, as_json: AsJson = False) -> N
         table.add_row(
             f"{move.moved:%Y-%m-%d %H:%M:%S}", move.alias,
             "" if move.from_number is None else str(move.from_number),
-            f"{move.to_number}{' (rollback)' if move.rollback else ''}",
+            f"{move.to_number}{_kind(move)}",
             Text(move.who), Text(move.why),
         )  # fmt: skip
     out.print(table)
+
+
+def _kind(move: AliasMove) -> str:
+    if move.percent is not None:
+        return f" (canary, {move.percent:g} %)"
+    return " (rollback)" if move.rollback else ""
 
 
 @adapters_app.command("diff")

@@ -23,6 +23,8 @@ PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/version"})
 STRIPPED = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-session-id"})
 """Headers by which a caller would steer the engine."""
 
+STICKY = b"x-modiste-sticky-key"
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -102,6 +104,7 @@ class Edge:
         headers = dict(scope["headers"])
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in STRIPPED]
         record = Record(_request_id(headers), self._table.match(scope["path"]) or "unknown")
+        record.sticky_key = headers.get(STICKY, b"").decode("latin-1")
         set_record(record)
         self._metrics.in_flight.inc()
         answer = _Answer(record, send)

@@ -6,13 +6,16 @@ never points at something that can't answer.
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from adapters.bases import Base
+from adapters.canaries import Canary
 from adapters.errors import AdapterError, NotFound
 from adapters.languages import same_language
 from adapters.names import PRODUCTION, parse_reference
@@ -77,6 +80,7 @@ class Models:
         self._residency = residency
         self._base = Resolved(base.name, base.ref.fingerprint, "base", engine_name=base.name)
         self._live: dict[tuple[str, str], Version] = {}
+        self._canaries: dict[tuple[str, str], tuple[Version, float]] = {}
         self._failed: dict[tuple[str, str], str] = {}
         self._known: dict[str, Version] = {}
         self._revision = self._stamp = -1
@@ -91,6 +95,10 @@ class Models:
     def live(self) -> dict[tuple[str, str], Version]:
         """Aliases in effect: (adapter, alias) to version."""
         return dict(self._live)
+
+    def canaries(self) -> dict[tuple[str, str], tuple[Version, float]]:
+        """Canaries in effect: (adapter, alias) to version and percent."""
+        return dict(self._canaries)
 
     def failures(self) -> dict[tuple[str, str], str]:
         """Aliases that the registry moved and that could not take effect, with the reason."""
@@ -114,7 +122,8 @@ class Models:
             ModelNotFound, NotReady, BadRequest, AdapterError.
         """
         if reference is None:
-            version = self._live_for(task, source_lang, target_lang, labels)
+            live = self._live_for(task, source_lang, target_lang, labels)
+            version = None if live is None else self._split(live)
         elif reference == self._base.reference:
             version = None
         elif not reference.strip():
@@ -148,7 +157,7 @@ class Models:
         if parsed.alias is not None:
             key = (parsed.name, parsed.alias)
             if key in self._live:
-                return self._live[key]
+                return self._split(key)
             if key in self._failed:
                 raise NotReady(
                     f"{reference!r} can't be served: {self._failed[key]}",
@@ -179,13 +188,23 @@ class Models:
                 param="model", hint="GET /v1/models lists the models",
             ) from error  # fmt: skip
 
+    def _split(self, key: tuple[str, str]) -> Version:
+        """The version that an alias points at, or for a share of the requests its canary."""
+        canary = self._canaries.get(key)
+        if canary is None:
+            return self._live[key]
+        version, percent = canary
+        record = current_record()
+        sticky = record.sticky_key if record is not None else ""
+        return version if draw(key, sticky) < percent else self._live[key]
+
     def _live_for(
         self, task: Task, source: str | None, target: str | None, labels: Sequence[str] | None
-    ) -> Version | None:
-        found: Version | None = None
-        for (_, alias), version in self._live.items():
+    ) -> tuple[str, str] | None:
+        found: tuple[str, str] | None = None
+        for key, version in self._live.items():
             manifest = version.manifest
-            if alias != PRODUCTION or manifest.task != task:
+            if key[1] != PRODUCTION or manifest.task != task:
                 continue
             pair = manifest.languages
             if target is not None and (len(pair) != 2 or not same_language(pair[1], target)):
@@ -194,7 +213,7 @@ class Models:
                 continue
             if labels is not None and set(labels) != set(manifest.labels):
                 continue
-            found = version
+            found = key
         return found
 
     # aliases
@@ -223,10 +242,17 @@ class Models:
             # what fails on the way is tried again at the next poll
             self._stamp, self._revision, self._retry_at = -1, -1, inf
             wanted = await asyncio.to_thread(self._registry.all_aliases)
-            await asyncio.gather(*(self._switch(key, number) for key, number in wanted.items()))
+            shares = await asyncio.to_thread(self._registry.canaries)
+            await asyncio.gather(
+                *(self._switch(key, number) for key, number in wanted.items()),
+                *(self._try_out(key, canary) for key, canary in shares.items()),
+            )
             for gone in self._live.keys() - wanted.keys():
                 del self._live[gone]
-            self._residency.keep(list(self._live.values()))
+            for ended in self._canaries.keys() - shares.keys():
+                del self._canaries[ended]
+            tried = [version for version, _ in self._canaries.values()]
+            self._residency.keep([*self._live.values(), *tried])
             self._stamp, self._revision, self.ready = stamp, revision, True
 
     async def _switch(self, key: tuple[str, str], number: int) -> None:
@@ -249,3 +275,28 @@ class Models:
         self._live.pop(key, None)
         self._live[key] = version
         logger.info("%s@%s is now %s %s", name, alias, version.reference, version.digest)
+
+    async def _try_out(self, key: tuple[str, str], canary: Canary) -> None:
+        name, alias = key
+        now = self._canaries.get(key)
+        if now is not None and (now[0].number, now[1]) == (canary.number, canary.percent):
+            return
+        try:
+            version = await asyncio.to_thread(self._registry.find, f"{name}@{canary.number}")
+            await self._residency.ensure(version)
+        except (AdapterError, ServiceError) as error:
+            self._canaries.pop(key, None)
+            if getattr(error, "retryable", True):
+                self._retry_at = monotonic() + RETRY_S
+            logger.warning("%s@%s has no canary: %s", name, alias, error)
+            return
+        self._canaries[key] = version, canary.percent
+        logger.info("%s@%s gives %g %% to %s", name, alias, canary.percent, version.reference)
+
+
+def draw(key: tuple[str, str], sticky: str) -> float:
+    """Where a request falls, 0 to 100: by its sticky key for ever, without one by chance."""
+    if not sticky:
+        return secrets.randbelow(10_000) / 100
+    text = "\0".join((*key, sticky))
+    return int.from_bytes(sha256(text.encode()).digest()[:8]) % 10_000 / 100

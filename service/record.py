@@ -23,6 +23,8 @@ class Record:
     project: str = "default"
     caller: str = ""
     task: str = ""
+    sticky_key: str = ""
+    """The caller's own: equal keys are answered by the same side of a canary."""
     model: "Resolved | None" = None
     started: float = field(default_factory=perf_counter)
     first_token: float | None = None

@@ -35,6 +35,18 @@ class Promotion(Rollback):
     version: int = Field(ge=1)
 
 
+class CanaryStart(Promotion):
+    """Which version shall get a share of an alias's requests."""
+
+    percent: float = Field(gt=0, lt=100)
+
+
+class CanaryEnd(Rollback):
+    """Whether the canary's version is promoted or its share goes back."""
+
+    promote: bool
+
+
 class Collection(_Body):
     """What garbage collection spares."""
 
@@ -77,9 +89,15 @@ async def show_adapter(name: str, raw_request: Request) -> JSONResponse:
     versions = await asyncio.to_thread(state.registry.versions, name)
     aliases = await asyncio.to_thread(state.registry.aliases, name)
     live = {a: v.number for (n, a), v in state.models.live().items() if n == name}
+    canaries = {
+        alias: {"version": version.number, "percent": percent}
+        for (n, alias), (version, percent) in state.models.canaries().items()
+        if n == name
+    }
     return JSONResponse(
         {
             "object": "adapter", "name": name, "aliases": aliases, "served": live,
+            "canaries": canaries,
             "versions": [describe(version) for version in versions],
         }
     )  # fmt: skip
@@ -111,7 +129,8 @@ async def history(name: str, raw_request: Request) -> JSONResponse:
     data = [
         {
             "object": "adapter.alias_move", "alias": move.alias, "from": move.from_number,
-            "to": move.to_number, "rollback": move.rollback, "who": move.who, "why": move.why,
+            "to": move.to_number, "rollback": move.rollback, "percent": move.percent,
+            "who": move.who, "why": move.why,
             "moved": int(move.moved.replace(tzinfo=UTC).timestamp()),
         }
         for move in moves
@@ -162,6 +181,32 @@ async def rollback(name: str, request: Rollback, raw_request: Request) -> JSONRe
         state.registry.rollback, name, request.alias, who=_caller(), why=request.why
     )
     return await _in_effect(state, version, request.alias)
+
+
+@router.post("/v1/adapters/{name}/canary")
+async def start_canary(name: str, start: CanaryStart, raw_request: Request) -> JSONResponse:
+    """Give a version a share of an alias's requests; answers once this server does so."""
+    check_alias(start.alias)
+    state = raw_request.app.state.modiste
+    version = await asyncio.to_thread(state.registry.find, f"{name}@{start.version}")
+    await state.residency.ensure(version)
+    await asyncio.to_thread(
+        state.registry.start_canary, version.reference, start.percent, start.alias,
+        who=_caller(), why=start.why,
+    )  # fmt: skip
+    await state.models.catch_up()
+    return JSONResponse({**describe(version), "percent": start.percent})
+
+
+@router.post("/v1/adapters/{name}/canary/end")
+async def end_canary(name: str, end: CanaryEnd, raw_request: Request) -> JSONResponse:
+    """End an alias's canary: by promotion of its version, or by giving its share back."""
+    state = raw_request.app.state.modiste
+    version = await asyncio.to_thread(
+        state.registry.end_canary, name, end.alias, promote=end.promote, who=_caller(),
+        why=end.why,
+    )  # fmt: skip
+    return await _in_effect(state, version, end.alias)
 
 
 @router.post("/v1/adapters/gc")

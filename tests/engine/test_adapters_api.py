@@ -68,6 +68,43 @@ def test_a_rollback_to_a_version_that_fails_its_proof_changes_nothing(server: Ru
     assert server.registry.aliases("stays") == {"production": 2}
 
 
+def test_a_canary_answers_its_share_until_it_is_promoted(server: Running) -> None:
+    for seed in (52, 53):
+        publish(server.registry, server.base, Recipe("tried", seed=seed))
+    body = {"model": "tried", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    with server.client() as client:
+
+        def sides() -> list[str]:
+            return [
+                client.post(
+                    "/v1/chat/completions", json=body, headers={"x-modiste-sticky-key": str(key)}
+                ).json()["model"]
+                for key in range(40)
+            ]
+
+        client.post("/v1/adapters/tried/promote", json={"version": 1}).raise_for_status()
+        start = client.post("/v1/adapters/tried/canary", json={"version": 2, "percent": 50})
+        assert (start.status_code, start.json()["percent"]) == (200, 50)
+        shown = client.get("/v1/adapters/tried").json()
+        assert shown["canaries"] == {"production": {"version": 2, "percent": 50}}
+        first = sides()
+        assert 8 < first.count("tried@2") < 32
+        assert sides() == first
+        metrics = client.get("/metrics").text
+        counted = [line for line in metrics.splitlines() if "modiste_requests_total" in line]
+        for version in (1, 2):
+            labels = ('adapter="tried"', f'version="{version}"', 'status="200"')
+            assert any(all(label in line for label in labels) for line in counted)
+
+        end = client.post("/v1/adapters/tried/canary/end", json={"promote": True})
+        assert end.json()["reference"] == "tried@2"
+        assert set(sides()) == {"tried@2"}
+        again = client.post("/v1/adapters/tried/canary/end", json={"promote": True})
+        assert (again.status_code, "no canary" in again.json()["error"]["message"]) == (404, True)
+        bad = client.post("/v1/adapters/tried/canary", json={"version": 1, "percent": 100})
+        assert (bad.status_code, bad.json()["error"]["param"]) == (400, "percent")
+
+
 def test_versions_are_shown_verified_and_compared(server: Running) -> None:
     publish(server.registry, server.base, Recipe("pair", seed=44))
     publish(server.registry, server.base, Recipe("pair", seed=45, rank=4))

@@ -183,6 +183,19 @@ def test_rollback_and_history(modiste: Any, registry: Registry) -> None:
     assert "no version before x@1" in complaint
 
 
+def test_a_canary_is_started_and_ended(modiste: Any, registry: Registry) -> None:
+    code, text, _ = modiste("adapters", "canary", "x@2", "--percent", "12.5")
+    assert (code, text) == (0, "x@production gives 12.5 % to x@2\n")
+    _, shown, _ = modiste("adapters", "history", "x")
+    assert "2 (canary, 12.5 %)" in shown
+
+    code, text, _ = modiste("adapters", "end-canary", "x", "--promote")
+    assert (code, registry.aliases("x")) == (0, {"production": 2})
+    code, _, complaint = modiste("adapters", "end-canary", "x", "--drop")
+    assert code == 2
+    assert "no canary" in complaint
+
+
 def test_gc_tells_what_goes_and_then_removes_it(modiste: Any, registry: Registry) -> None:
     registry.promote("x@2")
     registry.promote("x@2", "staging")

@@ -7,7 +7,7 @@ import pytest
 from adapters.errors import DigestMismatch, Quarantined, StoreFailed
 from adapters.registry import Registry
 from service.errors import ModelNotFound, NotReady
-from service.record import current_record
+from service.record import Record, current_record, set_record
 from tests.adapters.parcels import draft, parcel
 from tests.service.workbench import Bench, run
 
@@ -208,3 +208,92 @@ def test_names_that_do_not_exist_are_not_found(bench: Bench) -> None:
         with pytest.raises(ModelNotFound):
             run(lambda name=name: bench.ask(name))
     assert run(lambda: bench.ask("b")).proof == "base"
+
+
+def _tried_out(bench: Bench, percent: float) -> None:
+    for value in (1, 2):
+        bench.publish(value)
+    bench.registry.promote("x@1")
+    bench.registry.start_canary("x@2", percent)
+
+
+async def _sides(bench: Bench, keys: list[str], reference: str | None = "x") -> list[str]:
+    sides = []
+    for key in keys:
+        set_record(Record("r", "/v1/generate", sticky_key=key))
+        sides.append((await bench.models.resolve(reference, task="generate")).reference)
+    return sides
+
+
+def test_a_canary_gets_its_share_and_equal_keys_stay_on_their_side(bench: Bench) -> None:
+    _tried_out(bench, 20)
+    keys = [f"caller-{number}" for number in range(1000)]
+
+    async def work() -> tuple[list[str], list[str], list[str]]:
+        await bench.models.catch_up()
+        sides = await _sides(bench, keys), await _sides(bench, keys)
+        return *sides, await _sides(bench, keys, None)
+
+    first, second, unnamed = run(work)
+    assert first == second == unnamed
+    assert 150 < first.count("x@2") < 250
+
+
+def test_a_growing_share_takes_nobody_back(bench: Bench) -> None:
+    _tried_out(bench, 10)
+    keys = [f"caller-{number}" for number in range(300)]
+
+    async def work() -> tuple[list[str], list[str]]:
+        await bench.models.catch_up()
+        before = await _sides(bench, keys)
+        bench.registry.start_canary("x@2", 40)
+        await bench.models.catch_up()
+        return before, await _sides(bench, keys)
+
+    before, after = run(work)
+    tried = {key for key, side in zip(keys, before, strict=True) if side == "x@2"}
+    assert tried < {key for key, side in zip(keys, after, strict=True) if side == "x@2"}
+
+
+def test_without_a_key_chance_decides(bench: Bench) -> None:
+    _tried_out(bench, 50)
+
+    async def work() -> list[str]:
+        await bench.models.catch_up()
+        return await _sides(bench, [""] * 200)
+
+    assert 60 < run(work).count("x@2") < 140
+
+
+def test_a_canary_takes_effect_only_when_it_is_proved_and_ends_with_its_promotion(
+    bench: Bench,
+) -> None:
+    _tried_out(bench, 99)
+    bench.engine.dishonest.add(bench.digest("x@2"))
+
+    async def work() -> tuple[set[str], set[str]]:
+        await bench.models.catch_up()
+        before = set(await _sides(bench, [str(number) for number in range(50)]))
+        bench.engine.dishonest.clear()
+        bench.registry.publish(bench.work / "x-2", draft(bench.work / "x-2"))  # repairs it
+        bench.registry.start_canary("x@2", 99)
+        await bench.models.catch_up()
+        assert "x@2" in await _sides(bench, [str(number) for number in range(50)])
+        bench.registry.end_canary("x", promote=False)
+        await bench.models.catch_up()
+        return before, set(await _sides(bench, [str(number) for number in range(50)]))
+
+    assert run(work) == ({"x@1"}, {"x@1"})
+
+
+def test_a_canary_is_not_unloaded_to_make_room(bench: Bench) -> None:
+    _tried_out(bench, 10)
+    bench.publish(3)
+
+    async def work() -> None:
+        await bench.models.catch_up()
+        with pytest.raises(NotReady):
+            await bench.ask("x@3")
+
+    run(work)
+    assert bench.engine.unloaded == []

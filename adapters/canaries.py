@@ -1,0 +1,132 @@
+"""Canaries: a share of an alias's requests goes to another version, until it is ended."""
+
+import getpass
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapters.aliases import Aliases
+from adapters.database import AliasMoveRow, AliasRow, CanaryRow
+from adapters.errors import AliasNotFound, InvalidInput
+from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
+from adapters.records import Version, check_ready
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """The version that is tried out, and its share of the alias's requests."""
+
+    number: int
+    percent: float
+
+
+class Canaries(Aliases):
+    """The canaries of all aliases; a promotion or rollback of the alias ends its canary."""
+
+    def start_canary(
+        self,
+        reference: str,
+        percent: float,
+        alias: str = PRODUCTION,
+        *,
+        who: str = "",
+        why: str = "",
+    ) -> Version:
+        """Give a version a share of an alias's requests, or another share.
+
+        Raises:
+            AliasNotFound: the alias points at nothing yet.
+            InvalidInput: the share is not between 0 and 100, or the alias points at the version.
+            Quarantined, Removed: the version can't be served.
+        """
+        check_alias(alias)
+        if not 0 < percent < 100:
+            raise InvalidInput(
+                f"percent is {percent:g}", hint="give more than 0 and less than 100",
+                param="percent",
+            )  # fmt: skip
+        parsed = parse_reference(reference)
+        with self._write() as session:
+            row = self._row(session, parsed)
+            version = self._version(row)
+            check_ready(version)
+            live = self._pointing(session, row.adapter, alias)
+            if live.number == row.number:
+                raise InvalidInput(
+                    f"{row.adapter}@{alias} already points at {version.reference}",
+                    hint="try out another version", param="version",
+                )  # fmt: skip
+            now = datetime.now(UTC)
+            session.merge(
+                CanaryRow(
+                    adapter=row.adapter, alias=alias, number=row.number, percent=percent,
+                    started=now,
+                )
+            )  # fmt: skip
+            self._record(session, live, (row.number, percent), who, why)
+            return version
+
+    def end_canary(
+        self,
+        name: str,
+        alias: str = PRODUCTION,
+        *,
+        promote: bool,
+        who: str = "",
+        why: str = "",
+    ) -> Version:
+        """Promote the canary's version, or give all requests back to the version before.
+
+        Returns:
+            The version at which the alias points now.
+
+        Raises:
+            AliasNotFound: the alias has no canary.
+            Quarantined, Removed: the version to promote can't be served.
+        """
+        check_alias(alias)
+        with self._write() as session:
+            self._adapter(session, check_name(name))
+            canary = session.get(CanaryRow, (name, alias))
+            if canary is None:
+                raise AliasNotFound(
+                    f"{name}@{alias} has no canary",
+                    hint=f"start one: `modiste adapters canary {name}@N --percent 10`",
+                    param="alias",
+                )
+            if promote:
+                return self._move(session, self._numbered(session, name, canary.number), alias,
+                                  who, why)  # fmt: skip
+            session.delete(canary)
+            live = self._pointing(session, name, alias)
+            self._record(session, live, (canary.number, 0.0), who, why)
+            return self._version(self._numbered(session, name, live.number))
+
+    def canaries(self) -> dict[tuple[str, str], Canary]:
+        """Every canary: (adapter, alias) to version number and share."""
+        with self._read() as session:
+            rows = session.scalars(select(CanaryRow))
+            return {(r.adapter, r.alias): Canary(r.number, r.percent) for r in rows}
+
+    def _pointing(self, session: Session, name: str, alias: str) -> AliasRow:
+        live = session.get(AliasRow, (name, alias))
+        if live is None:
+            raise AliasNotFound(
+                f"adapter {name!r} has no alias {alias!r} that could share its requests",
+                hint=f"promote a version first: `modiste adapters promote {name}@N`",
+                param="alias",
+            )
+        return live
+
+    def _record(
+        self, session: Session, live: AliasRow, share: tuple[int, float], who: str, why: str
+    ) -> None:
+        number, percent = share
+        session.add(
+            AliasMoveRow(
+                adapter=live.adapter, alias=live.alias, from_number=live.number, to_number=number,
+                who=who or getpass.getuser(), why=why, moved=datetime.now(UTC), percent=percent,
+            )
+        )  # fmt: skip
