@@ -248,8 +248,9 @@ def check_tensors(path: Path, config: dict[str, object]) -> None:
                 shape = file.get_slice(name).get_shape()
                 rank = shape[0 if "lora_A" in name else 1] if len(shape) == 2 else None
                 if rank is None or rank != config.get("r"):
+                    found = f"shape {shape}" if rank is None else f"rank {rank}"
                     raise IncompatibleAdapter(
-                        f"{name} has shape {shape}, adapter_config says r={config.get('r')}",
+                        f"{name} has {found}, adapter_config says r={config.get('r')}",
                         hint="save the adapter and its adapter_config.json together again",
                     )
     except SafetensorError as error:
