@@ -136,13 +136,18 @@ class Aliases(Records):
             session.add(AliasRow(adapter=row.adapter, alias=alias, number=row.number, moved=now))
         else:
             current.number, current.moved = row.number, now
-        session.add(
-            AliasMoveRow(
-                adapter=row.adapter, alias=alias, from_number=before, to_number=row.number,
-                who=who or getpass.getuser(), why=why, moved=now, rollback=rollback,
-            )
+        move = AliasMoveRow(
+            adapter=row.adapter, alias=alias, from_number=before, to_number=row.number,
+            who=who, why=why, rollback=rollback,
         )  # fmt: skip
+        self._record(session, move)
         return version
+
+    def _record(self, session: Session, move: AliasMoveRow) -> None:
+        """Keep a move: now, and by the system's user where nobody is named."""
+        move.who = move.who or getpass.getuser()
+        move.moved = datetime.now(UTC)
+        session.add(move)
 
 
 def _trail(moves: list[AliasMoveRow]) -> list[int]:

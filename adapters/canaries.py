@@ -1,6 +1,5 @@
 """Canaries: a share of an alias's requests goes to another version, until it is ended."""
 
-import getpass
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -58,14 +57,13 @@ class Canaries(Aliases):
                     f"{row.adapter}@{alias} already points at {version.reference}",
                     hint="try out another version", param="version",
                 )  # fmt: skip
-            now = datetime.now(UTC)
             session.merge(
                 CanaryRow(
                     adapter=row.adapter, alias=alias, number=row.number, percent=percent,
-                    started=now,
+                    started=datetime.now(UTC),
                 )
             )  # fmt: skip
-            self._record(session, live, (row.number, percent), who, why)
+            self._record_share(session, live, Canary(row.number, percent), who, why)
             return version
 
     def end_canary(
@@ -97,11 +95,11 @@ class Canaries(Aliases):
                     param="alias",
                 )
             if promote:
-                return self._move(session, self._numbered(session, name, canary.number), alias,
-                                  who, why)  # fmt: skip
+                row = self._numbered(session, name, canary.number)
+                return self._move(session, row, alias, who, why)
             session.delete(canary)
             live = self._pointing(session, name, alias)
-            self._record(session, live, (canary.number, 0.0), who, why)
+            self._record_share(session, live, Canary(canary.number, 0.0), who, why)
             return self._version(self._numbered(session, name, live.number))
 
     def canaries(self) -> dict[tuple[str, str], Canary]:
@@ -120,13 +118,11 @@ class Canaries(Aliases):
             )
         return live
 
-    def _record(
-        self, session: Session, live: AliasRow, share: tuple[int, float], who: str, why: str
+    def _record_share(
+        self, session: Session, live: AliasRow, share: Canary, who: str, why: str
     ) -> None:
-        number, percent = share
-        session.add(
-            AliasMoveRow(
-                adapter=live.adapter, alias=live.alias, from_number=live.number, to_number=number,
-                who=who or getpass.getuser(), why=why, moved=datetime.now(UTC), percent=percent,
-            )
+        move = AliasMoveRow(
+            adapter=live.adapter, alias=live.alias, from_number=live.number,
+            to_number=share.number, who=who, why=why, percent=share.percent,
         )  # fmt: skip
+        self._record(session, move)

@@ -104,9 +104,7 @@ class Garbage(Canaries):
             found += [
                 row
                 for row in rows[keep:]
-                if row.state != REMOVED
-                and (name, row.number) not in held
-                and row.created.replace(tzinfo=UTC) < before
+                if row.state != REMOVED and (name, row.number) not in held and row.created < before
             ]
         return found
 

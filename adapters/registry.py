@@ -135,6 +135,19 @@ class Registry(Garbage, Leases):
             self._adapter(session, parsed.name)
             return self._version(self._row(session, parsed))
 
+    def verified(self, reference: str) -> Version:
+        """The version that a reference names, every file checked against its digest now.
+
+        Raises:
+            NotFound: no such version.
+            Quarantined, Removed: it is not one to use.
+            DigestMismatch, StoreFailed: a file was altered or can't be read.
+        """
+        version = self.find(reference)
+        check_ready(version)
+        self.store.verify(version.manifest)
+        return version
+
     def quarantine(self, version: Version, reason: str) -> None:
         """Mark a version that failed its proof; it is not served again."""
         with self._write() as session:

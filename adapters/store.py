@@ -235,34 +235,42 @@ def check_tensors(path: Path, config: dict[str, object]) -> None:
     Raises:
         IncompatibleAdapter: unreadable, tensors of another kind, wrong rank, every B zero.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            others = [n for n in names if not n.endswith(("lora_A.weight", "lora_B.weight"))]
-            if others or not names:
-                raise IncompatibleAdapter(
-                    f"{path.name} holds {others[:3] or 'no tensors'}, not only LoRA matrices",
-                    hint="save with peft's save_pretrained, without modules_to_save",
-                )
-            for name in names:
-                shape = file.get_slice(name).get_shape()
-                rank = shape[0 if "lora_A" in name else 1] if len(shape) == 2 else None
-                if rank is None or rank != config.get("r"):
-                    found = f"shape {shape}" if rank is None else f"rank {rank}"
-                    raise IncompatibleAdapter(
-                        f"{name} has {found}, adapter_config says r={config.get('r')}",
-                        hint="save the adapter and its adapter_config.json together again",
-                    )
-    except SafetensorError as error:
+    shapes = tensor_shapes(path)
+    others = [n for n in shapes if not n.endswith(("lora_A.weight", "lora_B.weight"))]
+    if others or not shapes:
         raise IncompatibleAdapter(
-            f"{path.name} is not a whole safetensors file: {error}",
-            hint="copy or save the adapter again",
-        ) from error
+            f"{path.name} holds {others[:3] or 'no tensors'}, not only LoRA matrices",
+            hint="save with peft's save_pretrained, without modules_to_save",
+        )
+    for name, shape in shapes.items():
+        rank = shape[0 if "lora_A" in name else 1] if len(shape) == 2 else None
+        if rank is None or rank != config.get("r"):
+            found = f"shape {shape}" if rank is None else f"rank {rank}"
+            raise IncompatibleAdapter(
+                f"{name} has {found}, adapter_config says r={config.get('r')}",
+                hint="save the adapter and its adapter_config.json together again",
+            )
     if not _has_effect(path):
         raise IncompatibleAdapter(
             "every lora_B matrix is zero: the adapter changes nothing",
             hint="check that training ran and that the right checkpoint was saved",
         )
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Shapes of a safetensors file's tensors by name, from its header alone.
+
+    Raises:
+        IncompatibleAdapter: not a whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except SafetensorError as error:
+        raise IncompatibleAdapter(
+            f"{path.name} is not a whole safetensors file: {error}",
+            hint="copy or save the adapter again",
+        ) from error
 
 
 def _has_effect(path: Path) -> bool:

@@ -20,7 +20,7 @@ from adapters.errors import (
 )
 from adapters.manifest import Draft, Manifest, parse_manifest
 from adapters.names import check_name
-from adapters.registry import Registry, Version, check_ready
+from adapters.registry import Registry, Version
 from adapters.store import MANIFEST
 
 _COMPRESSED = (".tar.gz", ".tgz")
@@ -41,9 +41,7 @@ def export(registry: Registry, reference: str, target: Path) -> Version:
         InvalidInput: the target exists, or nothing can be written there.
         StoreFailed: the version can't be read, or the target's disk can't take it.
     """
-    version = registry.find(reference)
-    check_ready(version)
-    registry.store.verify(version.manifest)
+    version = registry.verified(reference)
     _check_target(target)
     files = [version.folder / file for file in sorted({*version.manifest.files, MANIFEST})]
     try:

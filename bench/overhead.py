@@ -8,7 +8,6 @@ front end does, in many short blocks, since a CPU second costs more while neighb
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -25,7 +24,6 @@ from typing import Any
 from bench.client import LoadClient, LoadError
 from bench.harness import (
     RESULTS,
-    ROOT,
     Report,
     at_least,
     at_most,
@@ -34,10 +32,9 @@ from bench.harness import (
     quick,
 )
 from bench.rest import PAUSE_S, with_rest
-from bench.servers import Launch, Server, ServerError, free_port, running
+from bench.servers import MODISTE, Launch, Server, ServerError, free_port, running
 from loadtests.workload import read_passages
 
-MODISTE = str(Path(sys.executable).with_name("modiste"))
 VLLM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
 PROMPT_WORDS = (8, 24)
 PAIRS_A_LINE = 4
@@ -213,14 +210,11 @@ def _json_of(command: Sequence[str], environment: dict[str, str]) -> Any:
 
 def tiny_home(home: Path) -> dict[str, str]:
     """An environment with a fresh home that holds one tiny random base, called tiny."""
+    from tests.tiny import make_tiny_base
+
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "tiny.py")
-    if spec is None or spec.loader is None:
-        raise ServerError("tests/tiny.py is missing")
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    folder = tiny.make_tiny_base(home / "tiny-source")
+    folder = make_tiny_base(home / "tiny-source")
     environment = dict(os.environ) | {"MODISTE_HOME": str(home)}
     added = subprocess.run(
         [MODISTE, "base", "add", str(folder), "--name", "tiny"],

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+MODISTE = str(Path(sys.executable).with_name("modiste"))
 START_LIMIT_S = 300.0
 STOP_LIMIT_S = 30.0
 LISTENING = "0A"  # the state in /proc/net/tcp

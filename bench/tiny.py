@@ -1,14 +1,11 @@
 """A Modiste server of a home folder whose base is the tests' tiny one."""
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.servers import Launch
-
-MODISTE = str(Path(sys.executable).with_name("modiste"))
+from bench.servers import MODISTE, Launch
 
 
 def launch(label: str, home: Path, port: int, settings: Mapping[str, Any]) -> Launch:

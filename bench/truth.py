@@ -30,13 +30,15 @@ class Alone:
         return next((margin for one, two, margin in pairs if one != two), None)
 
 
-def answers(base: Base, recipes: Iterable[Recipe]) -> dict[str, dict[str, Alone]]:
+def answers(
+    base: Base, recipes: Iterable[Recipe], tokens: int = TOKENS
+) -> dict[str, dict[str, Alone]]:
     """Greedy answers in float32: {recipe's name and seed: {prompt: answer}}; "" is the base."""
     renderer = Renderer(AutoTokenizer.from_pretrained(base.path))
     plain = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
-    found = {"": _answers(plain, renderer)}
+    found = {"": _answers(plain, renderer, tokens)}
     for recipe in recipes:
-        found[key(recipe)] = _answers(random_adapter(base, recipe), renderer)
+        found[key(recipe)] = _answers(random_adapter(base, recipe), renderer, tokens)
     return found
 
 
@@ -44,15 +46,15 @@ def key(recipe: Recipe) -> str:
     return f"{recipe.name}/{recipe.seed}"
 
 
-def _answers(model: Any, renderer: Renderer) -> dict[str, Alone]:
+def _answers(model: Any, renderer: Renderer, tokens: int) -> dict[str, Alone]:
     said: dict[str, Alone] = {}
     for text in PROMPTS:
         ids = renderer.chat_ids([{"role": "user", "content": text}])
         margins: list[float] = []
-        for _ in range(TOKENS):
+        for _ in range(tokens):
             with torch.no_grad():
                 best = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1).topk(2)
             margins.append(float(best.values[0] - best.values[1]))
             ids = [*ids, int(best.indices[0])]
-        said[text] = Alone(tuple(ids[-TOKENS:]), tuple(margins))
+        said[text] = Alone(tuple(ids[-tokens:]), tuple(margins))
     return said

@@ -86,7 +86,7 @@ class DemoServer:
             command = [sys.executable, "-m", "service.cli", "adapters", "promote"]
             subprocess.run([*command, version.reference, "--why", "the demo"], check=True)
             registry = Registry.open()
-            moved = registry.alias_history(version.name)[-1].moved.replace(tzinfo=UTC)
+            moved = registry.alias_history(version.name)[-1].moved
             body = {"model": version.name, "prompt": "a", "max_tokens": 1}
             answer = httpx.post(f"{self.url}/v1/completions", json=body, timeout=60)
             waited = (datetime.now(UTC) - moved).total_seconds()

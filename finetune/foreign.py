@@ -39,9 +39,9 @@ from finetune.foreign_files import (
     CONFIG,
     WEIGHTS,
     check_tokenizer,
+    matrix_shapes,
     read_config,
     refuse_pickles,
-    tensor_shapes,
 )
 
 TEXTS = (
@@ -96,7 +96,7 @@ def import_foreign(
             take(registry, folder / name, parcel / name)
         progress("checking its configuration and tensors")
         config = read_config(parcel / CONFIG)
-        shapes = tensor_shapes(parcel / WEIGHTS)
+        shapes = matrix_shapes(parcel / WEIGHTS)
         check_tensors(parcel / WEIGHTS, config)
         check_tokenizer(folder, base)
         _check_template(folder, wanted, base, progress)

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from adapters.bases import TOKENIZER_FILES, Base
 from adapters.digests import digest_file
 from adapters.errors import IncompatibleAdapter, InvalidInput, UnsafeFile
-from adapters.store import check_adapter_config
+from adapters.store import check_adapter_config, tensor_shapes
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -62,21 +60,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
+def matrix_shapes(path: Path) -> dict[str, list[int]]:
     """Shapes of a LoRA's tensors by name.
 
     Raises:
         IncompatibleAdapter: not a whole safetensors file, or not of matrices.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            shapes = {name: list(file.get_slice(name).get_shape()) for name in names}
-    except SafetensorError as error:
-        raise IncompatibleAdapter(
-            f"{path.name} is not a whole safetensors file: {error}",
-            hint="copy or save the adapter again",
-        ) from error
+    shapes = tensor_shapes(path)
     for name, shape in shapes.items():
         if len(shape) != 2 or 0 in shape:
             raise IncompatibleAdapter(

@@ -13,9 +13,12 @@ from adapters.aliases import AliasMove
 from adapters.diff import Difference, differences
 from adapters.garbage import KEEP, OLDER_THAN_DAYS
 from adapters.names import PRODUCTION
-from adapters.registry import Registry, Version, check_ready
+from adapters.registry import Registry, Version
 from adapters.transfer import export
 from service.console import PASS_ON, AsJson, Home, out, run_child
+from service.settings import Settings
+
+Why = Annotated[str, typer.Option(help="The reason, kept in the history.")]
 
 adapters_app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
 
@@ -80,24 +83,24 @@ def _print_version(version: Version, aliases: list[str]) -> None:
 def adapters_promote(
     reference: str,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = PRODUCTION,
-    why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    why: Why = "",
     home: Home = None,
 ) -> None:
     """Point an alias at a version; running servers load, prove and serve it."""
     version = Registry.open(home).promote(reference, alias, why=why)
-    out.print(f"{version.name}@{alias} -> {version.reference} {version.digest}", soft_wrap=True)
+    _print_alias(alias, version)
 
 
 @adapters_app.command("rollback")
 def adapters_rollback(
     name: str,
     alias: Annotated[str, typer.Option(help="The alias to move back.")] = PRODUCTION,
-    why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    why: Why = "",
     home: Home = None,
 ) -> None:
     """Point an alias back at the version before; again, at the one before that."""
     version = Registry.open(home).rollback(name, alias, why=why)
-    out.print(f"{version.name}@{alias} -> {version.reference} {version.digest}", soft_wrap=True)
+    _print_alias(alias, version)
 
 
 @adapters_app.command("canary")
@@ -105,7 +108,7 @@ def adapters_canary(
     reference: str,
     percent: Annotated[float, typer.Option(help="Its share of the alias's requests.")],
     alias: Annotated[str, typer.Option(help="The alias that shares its requests.")] = PRODUCTION,
-    why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    why: Why = "",
     home: Home = None,
 ) -> None:
     """Give a version a share of an alias's requests, to try it out."""
@@ -120,11 +123,15 @@ def adapters_end_canary(
         bool, typer.Option("--promote/--drop", help="Promote its version, or give its share back.")
     ],
     alias: Annotated[str, typer.Option(help="The alias.")] = PRODUCTION,
-    why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    why: Why = "",
     home: Home = None,
 ) -> None:
     """End an alias's canary."""
     version = Registry.open(home).end_canary(name, alias, promote=promote, why=why)
+    _print_alias(alias, version)
+
+
+def _print_alias(alias: str, version: Version) -> None:
     out.print(f"{version.name}@{alias} -> {version.reference} {version.digest}", soft_wrap=True)
 
 
@@ -162,7 +169,7 @@ def adapters_diff(
     ] = None,
     server: Annotated[
         str, typer.Option(help="The running server that answers --ask.")
-    ] = "http://127.0.0.1:8000",
+    ] = f"http://127.0.0.1:{Settings.model_fields['port'].default}",
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -214,10 +221,7 @@ def adapters_gc(
 @adapters_app.command("verify")
 def adapters_verify(reference: str, home: Home = None) -> None:
     """Check every file of a version against its digest."""
-    registry = Registry.open(home)
-    version = registry.find(reference)
-    check_ready(version)
-    registry.store.verify(version.manifest)
+    version = Registry.open(home).verified(reference)
     out.print(f"{version.reference} {version.digest} is whole", soft_wrap=True)
 
 

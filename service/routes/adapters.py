@@ -1,7 +1,6 @@
 """Adapters over HTTP: versions, aliases and their history, comparison, collection."""
 
 import asyncio
-from datetime import UTC
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from adapters.diff import differences
 from adapters.garbage import KEEP, OLDER_THAN_DAYS
 from adapters.names import PRODUCTION, check_alias
-from adapters.registry import AdapterRecord, Version, check_ready
+from adapters.registry import AdapterRecord, Version
 from service.errors import BadRequest
 from service.record import current_record
 
@@ -116,9 +115,7 @@ async def show_version(name: str, version: int, raw_request: Request) -> JSONRes
 async def verify(name: str, version: int, raw_request: Request) -> JSONResponse:
     """Check every file of a version against its digest, now."""
     registry = raw_request.app.state.modiste.registry
-    found = await asyncio.to_thread(registry.find, f"{name}@{version}")
-    check_ready(found)
-    await asyncio.to_thread(registry.store.verify, found.manifest)
+    found = await asyncio.to_thread(registry.verified, f"{name}@{version}")
     return JSONResponse({**describe(found), "verified": True})
 
 
@@ -131,7 +128,7 @@ async def history(name: str, raw_request: Request) -> JSONResponse:
             "object": "adapter.alias_move", "alias": move.alias, "from": move.from_number,
             "to": move.to_number, "rollback": move.rollback, "percent": move.percent,
             "who": move.who, "why": move.why,
-            "moved": int(move.moved.replace(tzinfo=UTC).timestamp()),
+            "moved": int(move.moved.timestamp()),
         }
         for move in moves
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from adapters.manifest import BaseRef, Draft
 from adapters.probe import Probe, ProbeItem
 from adapters.prompt import Task, default_prompt
+from adapters.registry import Registry
 
 DIGEST = "sha256:" + "0" * 64
 BASE = BaseRef(
@@ -44,3 +45,12 @@ def draft(folder: Path, name: str = "x", task: Task = "generate", **more: Any) -
         name=name, task=task, base=BASE, peft=peft, prompt=default_prompt(task),
         probe=PROBE.digest(), **more,
     )  # fmt: skip
+
+
+def registry_with(folder: Path, versions: int) -> Registry:
+    """A registry in `folder/home` whose adapter `x` has versions, made of `folder/NUMBER`."""
+    registry = Registry.open(folder / "home")
+    for number in range(1, versions + 1):
+        made = parcel(folder / str(number), number)
+        registry.publish(made, draft(made))
+    return registry

@@ -16,17 +16,13 @@ from adapters.errors import (
     VersionNotFound,
 )
 from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel
+from tests.adapters.parcels import registry_with
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     """`x` with three versions."""
-    registry = Registry.open(tmp_path / "home")
-    for number in (1, 2, 3):
-        folder = parcel(tmp_path / str(number), number)
-        registry.publish(folder, draft(folder))
-    return registry
+    return registry_with(tmp_path, 3)
 
 
 def test_a_rollback_goes_to_the_version_before_and_is_on_record(registry: Registry) -> None:

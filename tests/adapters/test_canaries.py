@@ -7,7 +7,7 @@ import pytest
 from adapters.canaries import Canary
 from adapters.errors import AdapterNotFound, AliasNotFound, InvalidInput, Quarantined
 from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel
+from tests.adapters.parcels import registry_with
 
 KEY = ("x", "production")
 
@@ -15,10 +15,7 @@ KEY = ("x", "production")
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     """`x` with three versions, the second live after the first."""
-    registry = Registry.open(tmp_path / "home")
-    for number in (1, 2, 3):
-        folder = parcel(tmp_path / str(number), number)
-        registry.publish(folder, draft(folder))
+    registry = registry_with(tmp_path, 3)
     for reference in ("x@1", "x@2"):
         registry.promote(reference)
     return registry

@@ -12,17 +12,13 @@ import pytest
 from adapters import garbage
 from adapters.errors import InvalidInput, Removed, StoreFailed
 from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel
+from tests.adapters.parcels import draft, parcel, registry_with
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     """`x` with five versions."""
-    registry = Registry.open(tmp_path / "home")
-    for number in range(1, 6):
-        folder = parcel(tmp_path / str(number), number)
-        registry.publish(folder, draft(folder))
-    return registry
+    return registry_with(tmp_path, 5)
 
 
 def all_but(registry: Registry, keep: int = 0) -> list[str]:

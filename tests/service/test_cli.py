@@ -12,16 +12,13 @@ import typer
 
 from adapters.registry import Registry
 from service import ask, cli
-from tests.adapters.parcels import draft, parcel
+from tests.adapters.parcels import draft, parcel, registry_with
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     """`x` with two versions, the first live."""
-    registry = Registry.open(tmp_path / "home")
-    for number in (1, 2):
-        folder = parcel(tmp_path / str(number), number)
-        registry.publish(folder, draft(folder))
+    registry = registry_with(tmp_path, 2)
     registry.promote("x@1")
     return registry
 
