@@ -26,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from adapters.errors import StoreFailed
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 
 
 class Moment(TypeDecorator[datetime]):
@@ -40,7 +40,10 @@ class Moment(TypeDecorator[datetime]):
 
 
 class Table(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON, datetime: Moment}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON(none_as_null=True),
+        datetime: Moment,
+    }
 
 
 class BaseRow(Table):
@@ -109,6 +112,40 @@ class CanaryRow(Table):
     number: Mapped[int]
     percent: Mapped[float]
     started: Mapped[datetime]
+    rule: Mapped[dict[str, Any] | None]
+
+
+class CanaryCountRow(Table):
+    """What one server answered by one side of a canary since it started."""
+
+    __tablename__ = "canary_counts"
+    server: Mapped[str] = mapped_column(primary_key=True)
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    started: Mapped[datetime]
+    """Of the canary: counts of an older one are not this one's."""
+    answers: Mapped[int]
+    errors: Mapped[int]
+    seconds: Mapped[dict[str, Any]]
+    """Histogram: number of a bucket to its answers."""
+
+
+class ScoreRow(Table):
+    """What somebody thought of an answer, 0 to 1."""
+
+    __tablename__ = "scores"
+    __table_args__ = (
+        UniqueConstraint("adapter", "request_id", name="uq_scores_request"),
+        Index("ix_scores_version", "adapter", "number", "given"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"))
+    number: Mapped[int]
+    request_id: Mapped[str]
+    score: Mapped[float]
+    who: Mapped[str]
+    given: Mapped[datetime]
 
 
 class LeaseRow(Table):
@@ -120,6 +157,18 @@ class LeaseRow(Table):
     number: Mapped[int] = mapped_column(primary_key=True)
     until: Mapped[float]
     """Seconds since 1970."""
+
+
+class ServerRow(Table):
+    """A running server, and what its engine takes."""
+
+    __tablename__ = "servers"
+    server: Mapped[str] = mapped_column(primary_key=True)
+    base: Mapped[str]
+    """Fingerprint of its base model."""
+    limits: Mapped[dict[str, Any]]
+    until: Mapped[float]
+    """Seconds since 1970; a server that is killed runs out."""
 
 
 def open_database(path: Path) -> Engine:
