@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from adapters.database import AliasMoveRow, AliasRow, CanaryRow, VersionRow
+from adapters.database import AliasMoveRow, AliasRow, CanaryCountRow, CanaryRow, VersionRow
 from adapters.errors import AliasNotFound, VersionNotFound
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Records, Version, check_ready
@@ -128,7 +128,7 @@ class Aliases(Records):
     ) -> Version:  # fmt: skip
         version = self._version(row)
         check_ready(version)
-        session.execute(delete(CanaryRow).filter_by(adapter=row.adapter, alias=alias))
+        forget_canary(session, row.adapter, alias)
         now = datetime.now(UTC)
         current = session.get(AliasRow, (row.adapter, alias))
         before = current.number if current is not None else None
@@ -148,6 +148,12 @@ class Aliases(Records):
         move.who = move.who or getpass.getuser()
         move.moved = datetime.now(UTC)
         session.add(move)
+
+
+def forget_canary(session: Session, name: str, alias: str) -> None:
+    """An alias's canary, and what was counted for it, go."""
+    for table in (CanaryRow, CanaryCountRow):
+        session.execute(delete(table).filter_by(adapter=name, alias=alias))
 
 
 def _trail(moves: list[AliasMoveRow]) -> list[int]:

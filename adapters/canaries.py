@@ -1,16 +1,20 @@
 """Canaries: a share of an alias's requests goes to another version, until it is ended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from adapters.aliases import Aliases
+from adapters.aliases import Aliases, forget_canary
 from adapters.database import AliasMoveRow, AliasRow, CanaryRow
 from adapters.errors import AliasNotFound, InvalidInput
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Version, check_ready
+from adapters.rules import Rule
+
+Key = tuple[str, str]
+"""Adapter and alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,7 @@ class Canary:
 
     number: int
     percent: float
+    started: datetime = field(default=datetime.fromtimestamp(0, UTC), compare=False)
 
 
 class Canaries(Aliases):
@@ -30,10 +35,14 @@ class Canaries(Aliases):
         percent: float,
         alias: str = PRODUCTION,
         *,
+        rule: Rule | None = None,
         who: str = "",
         why: str = "",
     ) -> Version:
         """Give a version a share of an alias's requests, or another share.
+
+        Args:
+            rule: when it ends by itself; none: the one it has, or by hand only.
 
         Raises:
             AliasNotFound: the alias points at nothing yet.
@@ -57,12 +66,17 @@ class Canaries(Aliases):
                     f"{row.adapter}@{alias} already points at {version.reference}",
                     hint="try out another version", param="version",
                 )  # fmt: skip
-            session.merge(
-                CanaryRow(
-                    adapter=row.adapter, alias=alias, number=row.number, percent=percent,
+            canary = session.get(CanaryRow, (row.adapter, alias))
+            if canary is None or canary.number != row.number:
+                forget_canary(session, row.adapter, alias)
+                canary = CanaryRow(
+                    adapter=row.adapter, alias=alias, number=row.number, rule=None,
                     started=datetime.now(UTC),
-                )
-            )  # fmt: skip
+                )  # fmt: skip
+                session.add(canary)
+            canary.percent = percent
+            if rule is not None:
+                canary.rule = {"rule": rule.model_dump(), "looks": 0, "judged_at": 0}
             self._record_share(session, live, Canary(row.number, percent), who, why)
             return version
 
@@ -94,19 +108,25 @@ class Canaries(Aliases):
                     hint=f"start one: `modiste adapters canary {name}@N --percent 10`",
                     param="alias",
                 )
-            if promote:
-                row = self._numbered(session, name, canary.number)
-                return self._move(session, row, alias, who, why)
-            session.delete(canary)
-            live = self._pointing(session, name, alias)
-            self._record_share(session, live, Canary(canary.number, 0.0), who, why)
-            return self._version(self._numbered(session, name, live.number))
+            return self._end(session, canary, promote=promote, who=who, why=why)
 
-    def canaries(self) -> dict[tuple[str, str], Canary]:
+    def canaries(self) -> dict[Key, Canary]:
         """Every canary: (adapter, alias) to version number and share."""
         with self._read() as session:
             rows = session.scalars(select(CanaryRow))
-            return {(r.adapter, r.alias): Canary(r.number, r.percent) for r in rows}
+            return {(r.adapter, r.alias): Canary(r.number, r.percent, r.started) for r in rows}
+
+    def _end(
+        self, session: Session, canary: CanaryRow, *, promote: bool, who: str, why: str
+    ) -> Version:
+        name, alias, number = canary.adapter, canary.alias, canary.number
+        if promote:
+            row = self._numbered(session, name, number)
+            return self._move(session, row, alias, who, why)
+        forget_canary(session, name, alias)
+        live = self._pointing(session, name, alias)
+        self._record_share(session, live, Canary(number, 0.0), who, why)
+        return self._version(self._numbered(session, name, live.number))
 
     def _pointing(self, session: Session, name: str, alias: str) -> AliasRow:
         live = session.get(AliasRow, (name, alias))

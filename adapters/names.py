@@ -1,5 +1,7 @@
-"""Names and references: `name`, `name@alias`, `name@7`, `name@sha256:…`.
+"""Names and references: `name`, `name@alias`, `name@7`, `name@sha256:…`, `ft:BASE:PROJECT:name:ID`.
 
+The last is the form in which OpenAI's API names what a fine-tuning job made; its ID is the
+beginning of the version's digest, and base and project must be the version's.
 Names become folder names and parts of URLs, so only a small alphabet passes.
 """
 
@@ -10,6 +12,7 @@ from adapters.errors import InvalidName
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{8,64}")
+_ID = re.compile(r"[0-9a-f]{8,64}")
 
 PRODUCTION = "production"
 
@@ -22,6 +25,9 @@ class Reference:
     alias: str | None = None
     number: int | None = None
     digest: str | None = None
+    base: str | None = None
+    """Name of the base model, where the reference tells it; and the project."""
+    project: str | None = None
 
 
 def check_name(name: str, param: str = "name") -> str:
@@ -55,6 +61,8 @@ def parse_reference(text: str, param: str = "model") -> Reference:
     Raises:
         InvalidName: the name, alias, number or digest is malformed.
     """
+    if text.startswith("ft:"):
+        return _parse_fine_tuned(text, param)
     name, at, rest = text.partition("@")
     check_name(name, param)
     if not at:
@@ -70,3 +78,20 @@ def parse_reference(text: str, param: str = "model") -> Reference:
             )
         return Reference(name, digest=rest)
     return Reference(name, alias=check_alias(rest, param))
+
+
+def fine_tuned_model(base: str, project: str, name: str, digest: str) -> str:
+    """A version's name in the form that OpenAI's API gives to fine-tuned models."""
+    return f"ft:{base}:{project}:{name}:{digest.removeprefix('sha256:')[:8]}"
+
+
+def _parse_fine_tuned(text: str, param: str) -> Reference:
+    parts = text.split(":")
+    if len(parts) != 5 or not _ID.fullmatch(parts[4]):
+        raise InvalidName(
+            f"{param} {text[:120]!r} is not a fine-tuned model's name",
+            hint="write ft:BASE:PROJECT:NAME:ID, the ID 8 to 64 lower-case hex digits",
+            param=param,
+        )
+    base, project, name = (check_name(part, param) for part in parts[1:4])
+    return Reference(name, digest=f"sha256:{parts[4]}", base=base, project=project)

@@ -13,7 +13,7 @@ from adapters.database import AdapterRow, AliasRow, VersionRow, told
 from adapters.errors import AdapterNotFound, AliasNotFound, Quarantined, Removed, VersionNotFound
 from adapters.home import Home
 from adapters.manifest import Manifest
-from adapters.names import Reference
+from adapters.names import Reference, fine_tuned_model
 from adapters.store import Store
 
 READY, QUARANTINED, REMOVED = "ready", "quarantined", "removed"
@@ -35,6 +35,12 @@ class Version:
     @property
     def reference(self) -> str:
         return f"{self.name}@{self.number}"
+
+    @property
+    def fine_tuned_model(self) -> str:
+        """Its name as OpenAI's API would give it."""
+        manifest = self.manifest
+        return fine_tuned_model(manifest.base.name, manifest.project, self.name, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +111,10 @@ class Records:
         if number is not None:
             found = list(session.scalars(query.where(VersionRow.number == number)))
         else:
-            found = list(
-                session.scalars(query.where(VersionRow.digest.startswith(reference.digest or "")))
-            )
+            begins = VersionRow.digest.startswith(reference.digest or "")
+            found = [
+                row for row in session.scalars(query.where(begins)) if self._fits(row, reference)
+            ]
         if len(found) != 1:
             wanted = reference.digest if number is None else f"version {number}"
             problem = "is ambiguous" if found else "does not exist"
@@ -117,6 +124,13 @@ class Records:
                 param="model",
             )
         return found[0]
+
+    def _fits(self, row: VersionRow, reference: Reference) -> bool:
+        """Whether a version has the base and the project that a reference tells."""
+        if reference.base is None:
+            return True
+        manifest = self.store.manifest(row.adapter, row.digest)
+        return (manifest.base.name, manifest.project) == (reference.base, reference.project)
 
     def _version(self, row: VersionRow) -> Version:
         manifest = self.store.manifest(row.adapter, row.digest)

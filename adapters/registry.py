@@ -13,7 +13,14 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from adapters.bases import Base
-from adapters.database import AdapterRow, AliasRow, BaseRow, VersionRow, open_database
+from adapters.database import (
+    AdapterRow,
+    AliasRow,
+    BaseRow,
+    CanaryRow,
+    VersionRow,
+    open_database,
+)
 from adapters.errors import BaseNotFound, InvalidName, StoreFailed
 from adapters.garbage import Garbage
 from adapters.home import Home
@@ -22,11 +29,12 @@ from adapters.manifest import Draft, Manifest
 from adapters.names import check_name, parse_reference
 from adapters.records import QUARANTINED, READY, AdapterRecord, Version, check_ready
 from adapters.store import Staged, Store
+from adapters.trials import BY_RULE, Trials
 
 __all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
 
 
-class Registry(Garbage, Leases):
+class Registry(Garbage, Trials, Leases):
     """All of one home folder. Safe to use from several processes and threads."""
 
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
@@ -149,13 +157,13 @@ class Registry(Garbage, Leases):
         return version
 
     def quarantine(self, version: Version, reason: str) -> None:
-        """Mark a version that failed its proof; it is not served again."""
+        """Mark a version that failed its proof; it is not served again, nor tried out."""
         with self._write() as session:
-            session.execute(
-                update(VersionRow)
-                .where(VersionRow.adapter == version.name, VersionRow.number == version.number)
-                .values(state=QUARANTINED, reason=reason)
-            )
+            row = self._numbered(session, version.name, version.number)
+            row.state, row.reason = QUARANTINED, reason
+            tried = select(CanaryRow).filter_by(adapter=row.adapter, number=row.number)
+            for canary in session.scalars(tried).all():
+                self._end(session, canary, promote=False, who=BY_RULE, why=reason)
 
     def stamp(self) -> int:
         """Another number whenever something wrote to the database; takes microseconds.

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry
+from service import cli_canaries as _canaries  # noqa: F401  # adds its commands
 from service.cli_adapters import adapters_app
 from service.console import (
     BAD_INPUT,

@@ -88,7 +88,7 @@ def adapters_promote(
 ) -> None:
     """Point an alias at a version; running servers load, prove and serve it."""
     version = Registry.open(home).promote(reference, alias, why=why)
-    _print_alias(alias, version)
+    print_alias(alias, version)
 
 
 @adapters_app.command("rollback")
@@ -100,38 +100,11 @@ def adapters_rollback(
 ) -> None:
     """Point an alias back at the version before; again, at the one before that."""
     version = Registry.open(home).rollback(name, alias, why=why)
-    _print_alias(alias, version)
+    print_alias(alias, version)
 
 
-@adapters_app.command("canary")
-def adapters_canary(
-    reference: str,
-    percent: Annotated[float, typer.Option(help="Its share of the alias's requests.")],
-    alias: Annotated[str, typer.Option(help="The alias that shares its requests.")] = PRODUCTION,
-    why: Why = "",
-    home: Home = None,
-) -> None:
-    """Give a version a share of an alias's requests, to try it out."""
-    version = Registry.open(home).start_canary(reference, percent, alias, why=why)
-    out.print(f"{version.name}@{alias} gives {percent:g} % to {version.reference}", soft_wrap=True)
-
-
-@adapters_app.command("end-canary")
-def adapters_end_canary(
-    name: str,
-    promote: Annotated[
-        bool, typer.Option("--promote/--drop", help="Promote its version, or give its share back.")
-    ],
-    alias: Annotated[str, typer.Option(help="The alias.")] = PRODUCTION,
-    why: Why = "",
-    home: Home = None,
-) -> None:
-    """End an alias's canary."""
-    version = Registry.open(home).end_canary(name, alias, promote=promote, why=why)
-    _print_alias(alias, version)
-
-
-def _print_alias(alias: str, version: Version) -> None:
+def print_alias(alias: str, version: Version) -> None:
+    """Where an alias points now."""
     out.print(f"{version.name}@{alias} -> {version.reference} {version.digest}", soft_wrap=True)
 
 

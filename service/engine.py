@@ -131,7 +131,11 @@ class MeteredClient:
                     counted = 1
                 if delta is RequestOutputKind.DELTA or output.finished:
                     record.completion_tokens += sum(len(o.token_ids) for o in output.outputs)
+                record.answered |= output.finished
                 yield output
+        except Exception:
+            record.failed = True
+            raise
         finally:
             await outputs.aclose()
 

@@ -5,7 +5,7 @@ whose end releases what the request held and counts it.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -89,8 +89,9 @@ class Edge:
         authenticator: Authenticator,
         metrics: Metrics,
         bounds: Bounds,
+        watchers: Sequence[Callable[[Record], None]] = (),
     ) -> None:
-        self._app, self._table, self._metrics = app, table, metrics
+        self._app, self._table, self._metrics, self._watchers = app, table, metrics, watchers
         self._authenticator, self._bounds = authenticator, bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,6 +119,8 @@ class Edge:
             self._metrics.in_flight.dec()
             record.finish()
             self._metrics.observe(record)
+            for watch in self._watchers:
+                watch(record)
 
     def _refusal(
         self, record: Record, scope: Scope, headers: dict[bytes, bytes]

@@ -9,13 +9,14 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from adapters.bases import Base
-from adapters.canaries import Canary
+from adapters.canaries import Canary, Key
 from adapters.errors import AdapterError, NotFound
 from adapters.languages import same_language
 from adapters.names import PRODUCTION, parse_reference
@@ -23,6 +24,7 @@ from adapters.prompt import PromptTemplate, Task, default_prompt
 from adapters.registry import Registry, Version, check_ready
 from service.errors import BadRequest, ModelNotFound, NotReady, ServiceError
 from service.record import current_record
+from service.trials import Tried
 
 if TYPE_CHECKING:
     from service.residency import Residency
@@ -80,7 +82,7 @@ class Models:
         self._residency = residency
         self._base = Resolved(base.name, base.ref.fingerprint, "base", engine_name=base.name)
         self._live: dict[tuple[str, str], Version] = {}
-        self._canaries: dict[tuple[str, str], tuple[Version, float]] = {}
+        self._canaries: dict[Key, tuple[Version, Canary]] = {}
         self._failed: dict[tuple[str, str], str] = {}
         self._known: dict[str, Version] = {}
         self._revision = self._stamp = -1
@@ -96,9 +98,9 @@ class Models:
         """Aliases in effect: (adapter, alias) to version."""
         return dict(self._live)
 
-    def canaries(self) -> dict[tuple[str, str], tuple[Version, float]]:
-        """Canaries in effect: (adapter, alias) to version and percent."""
-        return dict(self._canaries)
+    def trials(self) -> list[tuple[Key, datetime]]:
+        """Canaries in effect, and since when."""
+        return [(key, canary.started) for key, (_, canary) in self._canaries.items()]
 
     def failures(self) -> dict[tuple[str, str], str]:
         """Aliases that the registry moved and that could not take effect, with the reason."""
@@ -193,10 +195,13 @@ class Models:
         canary = self._canaries.get(key)
         if canary is None:
             return self._live[key]
-        version, percent = canary
+        tried_out, share = canary
         record = current_record()
         sticky = record.sticky_key if record is not None else ""
-        return version if draw(key, sticky) < percent else self._live[key]
+        chosen = tried_out if draw(key, sticky) < share.percent else self._live[key]
+        if record is not None:
+            record.tried = Tried(key, share.started, chosen.number)
+        return chosen
 
     def _live_for(
         self, task: Task, source: str | None, target: str | None, labels: Sequence[str] | None
@@ -279,7 +284,8 @@ class Models:
     async def _try_out(self, key: tuple[str, str], canary: Canary) -> None:
         name, alias = key
         now = self._canaries.get(key)
-        if now is not None and (now[0].number, now[1]) == (canary.number, canary.percent):
+        if now is not None and now[0].number == canary.number:
+            self._canaries[key] = now[0], canary
             return
         try:
             version = await asyncio.to_thread(self._registry.find, f"{name}@{canary.number}")
@@ -290,11 +296,11 @@ class Models:
                 self._retry_at = monotonic() + RETRY_S
             logger.warning("%s@%s has no canary: %s", name, alias, error)
             return
-        self._canaries[key] = version, canary.percent
+        self._canaries[key] = version, canary
         logger.info("%s@%s gives %g %% to %s", name, alias, canary.percent, version.reference)
 
 
-def draw(key: tuple[str, str], sticky: str) -> float:
+def draw(key: Key, sticky: str) -> float:
     """Where a request falls, 0 to 100: by its sticky key for ever, without one by chance."""
     if not sticky:
         return secrets.randbelow(10_000) / 100

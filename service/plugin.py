@@ -28,6 +28,7 @@ from service.residency import Limits, Residency
 from service.routes import adapters, health, openai, tasks, transfers
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
+from service.trials import Observer
 
 ROUTERS = (openai.router, tasks.router, transfers.router, adapters.router, health.router)
 """Every reachable route is in one of these; nothing of vLLM's own is."""
@@ -94,7 +95,9 @@ class ModistePlugin:
             engine, self._plan.registry, state.openai_serving_models, self._limits(), metrics
         )
         models = Models(self._plan.registry, residency, self._plan.base)
+        observer = Observer(self._plan.registry, residency.server, models, metrics)
         background = (
+            asyncio.create_task(observer.run()),
             asyncio.create_task(models.follow(settings.alias_poll_s)),
             asyncio.create_task(residency.keep_leases()),
         )
@@ -116,6 +119,7 @@ class ModistePlugin:
                 Bound(settings.max_body_bytes, "max_body_bytes"),
                 {transfers.UPLOAD: Bound(settings.max_upload_bytes, "max_upload_bytes")},
             ),
+            watchers=[observer.observe],
         )
 
     def _limits(self) -> Limits:

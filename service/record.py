@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.models import Resolved
+    from service.trials import Tried
 
 
 @dataclass(slots=True)
@@ -30,6 +31,12 @@ class Record:
     first_token: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    tried: "Tried | None" = None
+    """The side of a canary that the request fell to."""
+    answered: bool = False
+    """The engine finished an answer."""
+    failed: bool = False
+    """The engine failed, maybe after the status was sent."""
     status: int = 0
     error_code: str | None = None
     on_end: list[Callable[[], None]] = field(default_factory=list)

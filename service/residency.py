@@ -101,7 +101,7 @@ class Residency:
         self._changed = asyncio.Event()
         self._leased: dict[str, Version] = {}
         self._proofs: dict[str, Proof] = {}
-        self._server = f"{gethostname()}-{uuid4().hex[:12]}"
+        self.server = f"{gethostname()}-{uuid4().hex[:12]}"
 
     @property
     def capacity(self) -> int:
@@ -129,7 +129,7 @@ class Residency:
             await asyncio.sleep(LEASE_S / 3)
             held = list(self._leased.values())
             try:
-                await asyncio.to_thread(self._registry.renew, self._server, held)
+                await asyncio.to_thread(self._registry.renew, self.server, held)
             except AdapterError as error:
                 logger.warning("leases can't be renewed: %s", error)
 
@@ -183,7 +183,7 @@ class Residency:
         self._leased[version.digest] = version
         try:
             self._check(version)
-            await asyncio.to_thread(self._registry.lease, self._server, version)
+            await asyncio.to_thread(self._registry.lease, self.server, version)
             await asyncio.to_thread(self._registry.store.verify, version.manifest)
             async with self._room():
                 resident = await self._load_and_prove(version)

@@ -75,6 +75,11 @@ class Metrics:
             "modiste_quarantines", "Versions that failed their proof.", registry=registry
         )
 
+        self.canaries_ended = Counter(
+            "modiste_canaries_ended", "Canaries that a rule ended, by how.", ("how",),
+            registry=registry,
+        )  # fmt: skip
+
     def observe(self, record: "Record") -> None:
         """Count one finished request. Unknown models have no labels of their own."""
         adapter, version = ("", "") if record.model is None else record.model.labels_of_metrics

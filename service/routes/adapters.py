@@ -11,6 +11,8 @@ from adapters.diff import differences
 from adapters.garbage import KEEP, OLDER_THAN_DAYS
 from adapters.names import PRODUCTION, check_alias
 from adapters.registry import AdapterRecord, Version
+from adapters.rules import Rule
+from adapters.trials import Trial
 from service.errors import BadRequest
 from service.record import current_record
 
@@ -38,6 +40,15 @@ class CanaryStart(Promotion):
     """Which version shall get a share of an alias's requests."""
 
     percent: float = Field(gt=0, lt=100)
+    rule: Rule | None = Field(default=None, description="when it ends by itself")
+
+
+class Feedback(_Body):
+    """What somebody thought of an answer."""
+
+    version: int = Field(ge=1, description="that made the answer")
+    request_id: str = Field(min_length=1, max_length=128, description="the answer's `x-request-id`")
+    score: float = Field(ge=0, le=1, description="0 useless, 1 as good as can be")
 
 
 class CanaryEnd(Rollback):
@@ -67,10 +78,28 @@ def describe(version: Version) -> dict[str, Any]:
     manifest = version.manifest
     return {
         "object": "adapter.version", "version": version.number, "reference": version.reference,
+        "fine_tuned_model": version.fine_tuned_model,
         "digest": version.digest, "state": version.state, "reason": version.reason or None,
         "created": int(manifest.created.timestamp()), "bytes": manifest.size,
         "languages": manifest.languages, "labels": manifest.labels, "base": manifest.base.name,
         "metrics": {name: metric.model_dump() for name, metric in manifest.metrics.items()},
+    }  # fmt: skip
+
+
+def describe_trial(trial: Trial) -> dict[str, Any]:
+    """A canary that runs, and what both sides answered so far."""
+    sides = [
+        {
+            "version": number, "answers": side.answers, "errors": side.errors,
+            "median_s": side.quantile(0.5), "p95_s": side.quantile(0.95),
+            "scores": side.scores, "mean_score": side.mean_score,
+        }
+        for number, side in trial.sides.items()
+    ]  # fmt: skip
+    return {
+        "version": trial.number, "percent": trial.percent,
+        "started": int(trial.started.timestamp()),
+        "rule": None if trial.rule is None else trial.rule.model_dump(), "sides": sides,
     }  # fmt: skip
 
 
@@ -88,11 +117,8 @@ async def show_adapter(name: str, raw_request: Request) -> JSONResponse:
     versions = await asyncio.to_thread(state.registry.versions, name)
     aliases = await asyncio.to_thread(state.registry.aliases, name)
     live = {a: v.number for (n, a), v in state.models.live().items() if n == name}
-    canaries = {
-        alias: {"version": version.number, "percent": percent}
-        for (n, alias), (version, percent) in state.models.canaries().items()
-        if n == name
-    }
+    trials = await asyncio.to_thread(state.registry.trials)
+    canaries = {alias: describe_trial(t) for (n, alias), t in trials.items() if n == name}
     return JSONResponse(
         {
             "object": "adapter", "name": name, "aliases": aliases, "served": live,
@@ -189,7 +215,7 @@ async def start_canary(name: str, start: CanaryStart, raw_request: Request) -> J
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.start_canary, version.reference, start.percent, start.alias,
-        who=_caller(), why=start.why,
+        rule=start.rule, who=_caller(), why=start.why,
     )  # fmt: skip
     await state.models.catch_up()
     return JSONResponse({**describe(version), "percent": start.percent})
@@ -204,6 +230,16 @@ async def end_canary(name: str, end: CanaryEnd, raw_request: Request) -> JSONRes
         why=end.why,
     )  # fmt: skip
     return await _in_effect(state, version, end.alias)
+
+
+@router.post("/v1/adapters/{name}/feedback")
+async def feedback(name: str, opinion: Feedback, raw_request: Request) -> JSONResponse:
+    """Keep a score of an answer; a second one for the same answer replaces it."""
+    await asyncio.to_thread(
+        raw_request.app.state.modiste.registry.score,
+        name, opinion.version, opinion.score, request_id=opinion.request_id, who=_caller(),
+    )  # fmt: skip
+    return JSONResponse({"object": "adapter.feedback", **opinion.model_dump()})
 
 
 @router.post("/v1/adapters/gc")

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from adapters.errors import InvalidInput, InvalidName
 from adapters.languages import language_name, parse_tag, same_language
-from adapters.names import Reference, check_alias, check_name, parse_reference
+from adapters.names import (
+    Reference,
+    check_alias,
+    check_name,
+    fine_tuned_model,
+    parse_reference,
+)
 
 
 @given(st.text(max_size=80))
@@ -37,6 +43,24 @@ def test_every_form_of_a_reference_is_read() -> None:
     assert parse_reference("x@staging").alias == "staging"
     assert parse_reference("x@7").number == 7
     assert parse_reference(f"x@{digest}").digest == digest
+
+
+def test_a_fine_tuned_models_name_tells_base_project_name_and_the_digests_beginning() -> None:
+    text = fine_tuned_model("base-1", "team", "x", "sha256:" + "ab" * 32)
+    assert text == "ft:base-1:team:x:abababab"
+    assert parse_reference(text) == Reference(
+        "x", digest="sha256:abababab", base="base-1", project="team"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ft:", "ft:b:p:x", "ft:b:p:x:abc", "ft:b:p:x:ABABABAB", "ft:b:p:x:abababab:ckpt-step-1",
+     "ft:b::x:abababab", "ft:b:p:../x:abababab"],
+)  # fmt: skip
+def test_a_malformed_fine_tuned_name_is_refused(text: str) -> None:
+    with pytest.raises(InvalidName):
+        parse_reference(text)
 
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,20}[a-z0-9])?", fullmatch=True)

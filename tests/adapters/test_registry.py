@@ -22,7 +22,7 @@ from adapters.errors import (
     VersionNotFound,
 )
 from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel
+from tests.adapters.parcels import draft, parcel, registry_with
 
 PROCESSES = multiprocessing.get_context("forkserver")  # starts them in milliseconds
 PROCESSES.set_forkserver_preload([__name__])
@@ -222,7 +222,9 @@ def test_killed_at_any_point_every_version_is_whole_and_every_alias_points_at_on
         process.join()
 
         registry = Registry.open(home)
-        versions = registry.versions("x") if registry.adapters() else []
+        if not registry.adapters():
+            continue  # killed before its first publication
+        versions = registry.versions("x")
         for version in versions:
             registry.store.verify(version.manifest)
         numbers = [version.number for version in versions]
@@ -233,3 +235,16 @@ def test_killed_at_any_point_every_version_is_whole_and_every_alias_points_at_on
         )
         assert {move.to_number for move in moves} <= set(numbers)
     assert len(versions) > 25  # it did work between the kills
+
+
+def test_a_fine_tuned_models_name_finds_its_version_and_no_other_bases_or_projects(
+    tmp_path: Path,
+) -> None:
+    registry = registry_with(tmp_path, 2)
+    name = registry.find("x@2").fine_tuned_model
+    assert registry.find(name).number == 2
+
+    assert name.startswith("ft:b:default:x:")
+    for wrong in (name.replace(":b:", ":c:"), name.replace(":default:", ":other:")):
+        with pytest.raises(VersionNotFound):
+            registry.find(wrong)

@@ -86,7 +86,8 @@ def test_a_canary_answers_its_share_until_it_is_promoted(server: Running) -> Non
         start = client.post("/v1/adapters/tried/canary", json={"version": 2, "percent": 50})
         assert (start.status_code, start.json()["percent"]) == (200, 50)
         shown = client.get("/v1/adapters/tried").json()
-        assert shown["canaries"] == {"production": {"version": 2, "percent": 50}}
+        canary = shown["canaries"]["production"]
+        assert (canary["version"], canary["percent"], canary["rule"]) == (2, 50, None)
         first = sides()
         assert 8 < first.count("tried@2") < 32
         assert sides() == first
@@ -103,6 +104,38 @@ def test_a_canary_answers_its_share_until_it_is_promoted(server: Running) -> Non
         assert (again.status_code, "no canary" in again.json()["error"]["message"]) == (404, True)
         bad = client.post("/v1/adapters/tried/canary", json={"version": 1, "percent": 100})
         assert (bad.status_code, bad.json()["error"]["param"]) == (400, "percent")
+
+
+def test_low_scores_end_a_canary_by_its_rule(server: Running) -> None:
+    for seed in (56, 57):
+        publish(server.registry, server.base, Recipe("scored", seed=seed))
+    body = {"model": "scored", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    with server.client() as client:
+        client.post("/v1/adapters/scored/promote", json={"version": 1}).raise_for_status()
+        start = {"version": 2, "percent": 50, "rule": {"least_answers": 20, "least_scores": 10}}
+        client.post("/v1/adapters/scored/canary", json=start).raise_for_status()
+        for _ in range(80):
+            answer = client.post("/v1/chat/completions", json=body)
+            version = int(answer.json()["model"].partition("@")[2])
+            opinion = {
+                "version": version, "score": 1.0 if version == 1 else 0.0,
+                "request_id": answer.headers["x-request-id"],
+            }  # fmt: skip
+            given = client.post("/v1/adapters/scored/feedback", json=opinion)
+            assert (given.status_code, given.json()["score"]) == (200, opinion["score"])
+        deadline = time.monotonic() + 10
+        while client.get("/v1/adapters/scored").json()["canaries"]:
+            answer = client.post("/v1/chat/completions", json=body)
+            assert time.monotonic() < deadline
+        last = client.get("/v1/adapters/scored/history").json()["data"][-1]
+        assert (last["who"], last["percent"]) == ("rule", 0)
+        assert "mean score 0 of" in last["why"]
+        assert {model_of(client, "scored") for _ in range(10)} == {"scored@1"}
+
+        bad = client.post("/v1/adapters/scored/feedback", json={**opinion, "score": 7})
+        assert (bad.status_code, bad.json()["error"]["param"]) == (400, "score")
+        none = client.post("/v1/adapters/scored/feedback", json={**opinion, "version": 9})
+        assert none.status_code == 404
 
 
 def test_versions_are_shown_verified_and_compared(server: Running) -> None:

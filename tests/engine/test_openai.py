@@ -29,6 +29,7 @@ def test_chat_answers_with_the_resolved_version_and_its_receipt(server: Running)
 def test_every_form_of_a_name_gives_the_same_answer(server: Running) -> None:
     digest = server.registry.find("one@1").digest
     names = ["one", "one@production", "one@1", f"one@{digest}", f"one@{digest[:20]}"]
+    names.append(f"ft:{server.base.name}:default:one:{digest[7:15]}")
 
     answers = {
         name: server.openai()

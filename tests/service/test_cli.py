@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from adapters.registry import Registry
+from adapters.rules import Rule
 from service import ask, cli
 from tests.adapters.parcels import draft, parcel, registry_with
 
@@ -182,7 +183,8 @@ def test_rollback_and_history(modiste: Any, registry: Registry) -> None:
 
 def test_a_canary_is_started_and_ended(modiste: Any, registry: Registry) -> None:
     code, text, _ = modiste("adapters", "canary", "x@2", "--percent", "12.5")
-    assert (code, text) == (0, "x@production gives 12.5 % to x@2\n")
+    ends = "it ends by `modiste adapters end-canary`"
+    assert (code, text) == (0, f"x@production gives 12.5 % to x@2; {ends}\n")
     _, shown, _ = modiste("adapters", "history", "x")
     assert "2 (canary, 12.5 %)" in shown
 
@@ -191,6 +193,23 @@ def test_a_canary_is_started_and_ended(modiste: Any, registry: Registry) -> None
     code, _, complaint = modiste("adapters", "end-canary", "x", "--drop")
     assert code == 2
     assert "no canary" in complaint
+
+
+def test_a_canary_may_end_by_rule_and_answers_are_scored(modiste: Any, registry: Registry) -> None:
+    start = ("adapters", "canary", "x@2", "--percent", "10", "--rule")
+    code, text, _ = modiste(*start, "promote_after=500", "--rule", "max_latency_ratio=none")
+    assert (code, text.endswith("it ends by rule\n")) == (0, True)
+    rule = registry.trials()["x", "production"].rule
+    assert rule == Rule(promote_after=500, max_latency_ratio=None)
+
+    code, text, _ = modiste("adapters", "score", "x@2", "0.5", "--request-id", "r-1")
+    assert (code, text) == (0, "x@2 scored 0.5\n")
+    assert registry.trials()["x", "production"].sides[2].mean_score == 0.5
+
+    for wrong in ("promote=5", "promote_after", "promote_after=1"):
+        code, _, complaint = modiste(*start, wrong)
+        assert code == 2
+        assert f"--rule {wrong}" in complaint
 
 
 def test_gc_tells_what_goes_and_then_removes_it(modiste: Any, registry: Registry) -> None:
