@@ -31,6 +31,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from adapters.errors import ProofFailed, StoreFailed
 from adapters.prompt import PromptTemplate, Renderer, TaskInput, Tokenizer
 from service.errors import BadRequest, EngineFailed, NotReady, error_response
+from service.inspector import Inspection, together
 from service.models import Resolved
 from service.record import current_record
 
@@ -234,6 +235,13 @@ class Engine:
                 hint="train it again with r and target_modules that this server takes",
             ) from error
         return request
+
+    async def inspect(self, request: LoRARequest) -> Inspection:
+        """What the workers took of a loaded version's file."""
+        results = await self.client.collective_rpc(
+            "inspect_adapter", args=(request.lora_int_id, request.lora_path)
+        )
+        return together(results)
 
     async def unload(self, request: LoRARequest) -> bool:
         """Remove a version that no request uses; whether the engine really let it go."""

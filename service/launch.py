@@ -15,6 +15,9 @@ from adapters.registry import Registry
 from service.engine_plugin import on_cpu
 from service.settings import RANKS, Settings, SettingsError
 
+INSPECTOR = "service.inspector.Inspector"
+"""By name: its module imports torch, which is slow."""
+
 FORBIDDEN_ENVIRONMENT = {
     "VLLM_SKIP_MODEL_NAME_VALIDATION": "any model name would be answered by the base",
     "VLLM_SERVER_DEV_MODE": "it opens routes that control the engine",
@@ -36,6 +39,7 @@ FORBIDDEN_ARGUMENTS = {
     "--host": "set host instead",
     "--port": "set port instead",
     "--scheduling-policy": "priority is always used",
+    "--worker-extension-cls": "ours tells what the engine loaded",
     "--trust-request-chat-template": "templates from requests are never run",
 }
 
@@ -71,6 +75,7 @@ def vllm_arguments(settings: Settings, base: Base, max_rank: int) -> list[str]:
         "--max-lora-rank", str(max_rank),
         "--lora-target-modules", *settings.lora_target_modules,
         "--scheduling-policy", "priority",
+        "--worker-extension-cls", INSPECTOR,
         "--shutdown-timeout", str(settings.shutdown_grace_s),
         "--uvicorn-log-level", settings.log_level,
         "--disable-uvicorn-access-log",

@@ -25,29 +25,28 @@ from adapters.errors import (
 )
 from adapters.leases import LEASE_S
 from adapters.manifest import BaseRef
-from adapters.probe import Probe, Proof, judge
+from adapters.probe import Proof
 from adapters.registry import Registry, Version, check_ready
 from service.errors import NotReady
 from service.models import Resolved
+from service.proving import ProvingEngine, prove
 from service.record import current_record
 from service.telemetry import Metrics
 
 logger = logging.getLogger("modiste.residency")
 
+RECENT_S = 600.0
+"""How long a version that was unloaded to make room counts as wanted."""
+
 QUARANTINED_FOR = (DigestMismatch, InvalidManifest, ProofFailed, UnsafeFile)
 """What a version can't recover from; a store that is away, or another base, passes."""
 
 
-class AdapterEngine(Protocol):
+class AdapterEngine(ProvingEngine, Protocol):
     """What residency needs of the engine."""
-
-    dtype: str
 
     async def load(self, engine_name: str, identifier: int, folder: str) -> Any: ...
     async def unload(self, request: Any) -> bool: ...
-    async def probe(
-        self, prompt_ids: list[int], token_ids: list[int], request: Any
-    ) -> list[float]: ...
 
 
 class ServedNames(Protocol):
@@ -99,7 +98,7 @@ class Residency:
         self._live: frozenset[str] = frozenset()
         self._entering = self._leaving = 0
         self._changed = asyncio.Event()
-        self._leased: dict[str, Version] = {}
+        self._leased: dict[str, tuple[Version, float]] = {}
         self._proofs: dict[str, Proof] = {}
         self.server = f"{gethostname()}-{uuid4().hex[:12]}"
 
@@ -127,11 +126,21 @@ class Residency:
         """For as long as the server runs: what is loaded here is not collected."""
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            held = list(self._leased.values())
+            held = self._still_leased()
             try:
                 await asyncio.to_thread(self._registry.renew, self.server, held)
             except AdapterError as error:
                 logger.warning("leases can't be renewed: %s", error)
+
+    def _still_leased(self) -> list[Version]:
+        """What is loaded, or was lately: it may come back."""
+        since = monotonic() - RECENT_S
+        self._leased = {
+            digest: (version, used)
+            for digest, (version, used) in self._leased.items()
+            if used > since or digest in self._residents or digest in self._loading
+        }
+        return [version for version, _ in self._leased.values()]
 
     async def hold(self, version: Version) -> Resolved:
         """Load a version if need be; it stays until the current request ends."""
@@ -180,11 +189,12 @@ class Residency:
 
     async def _load(self, version: Version) -> Resident:
         started = perf_counter()
-        self._leased[version.digest] = version
         try:
             self._check(version)
-            await asyncio.to_thread(self._registry.lease, self.server, version)
-            await asyncio.to_thread(self._registry.store.verify, version.manifest)
+            known = version.digest in self._leased
+            self._leased[version.digest] = version, monotonic()
+            if not known:
+                await asyncio.to_thread(self._registry.lease, self.server, version)
             async with self._room():
                 resident = await self._load_and_prove(version)
                 self._residents[version.digest] = resident
@@ -194,7 +204,7 @@ class Residency:
             raise
         finally:
             if version.digest not in self._residents:
-                del self._leased[version.digest]
+                self._leased.pop(version.digest, None)
         self._metrics.resident.set(len(self._residents))
         self._metrics.loads.observe(perf_counter() - started)
         logger.info(
@@ -232,11 +242,20 @@ class Residency:
     async def _load_and_prove(self, version: Version) -> Resident:
         identifier = self._served.lora_id_counter.inc(1)
         name = version.digest
-        with self._metrics.engine_loads.time():
-            request = await self._engine.load(name, identifier, str(version.folder))
+        # digests are checked while the engine reads the same files; nothing is served before
+        whole = asyncio.create_task(
+            asyncio.to_thread(self._registry.store.verify, version.manifest)
+        )
         try:
+            with self._metrics.engine_loads.time():
+                request = await self._engine.load(name, identifier, str(version.folder))
+        except BaseException:
+            await whole  # what is wrong with the files says more than the engine
+            raise
+        try:
+            await whole
             # the same bytes in the same engine need no second proof when they come back
-            proof = self._proofs.get(name) or await self._prove(version, request)
+            proof = self._proofs.get(name) or await prove(self._engine, version, request)
         except BaseException:
             await asyncio.shield(self._engine.unload(request))
             raise
@@ -244,20 +263,6 @@ class Residency:
         self._served.lora_requests[name] = request
         resolved = Resolved(version.reference, version.digest, "proved", version, name, request)
         return Resident(version, resolved, proof)
-
-    async def _prove(self, version: Version, request: Any) -> Proof:
-        probe = await asyncio.to_thread(Probe.load, version.folder / "probe.json")
-        measured = [
-            await self._engine.probe(item.prompt_ids, item.token_ids, request)
-            for item in probe.items
-        ]
-        proof = judge(probe, measured, self._engine.dtype)
-        if not proof.proved:
-            raise ProofFailed(
-                f"{version.reference} failed its proof: {proof.reason}",
-                hint="publish it again from the trainer's output, for this base",
-            )
-        return proof
 
     @asynccontextmanager
     async def _room(self) -> AsyncIterator[None]:
@@ -294,7 +299,7 @@ class Residency:
     async def _unload(self, resident: Resident) -> None:
         # the name goes first: from here on nobody can take a new hold on it
         del self._residents[resident.version.digest]
-        del self._leased[resident.version.digest]
+        self._leased[resident.version.digest] = resident.version, monotonic()
         self._served.lora_requests.pop(resident.resolved.engine_name, None)
         self._metrics.resident.set(len(self._residents))
         self._metrics.evictions.inc()

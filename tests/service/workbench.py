@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.bases import Base
 from adapters.registry import Registry
+from service.inspector import Inspection
 from service.models import Models, Resolved
 from service.record import Record, set_record
 from service.residency import Limits, Residency
@@ -27,6 +28,7 @@ class FakeEngine:
     probed: list[str] = field(default_factory=list)
     dishonest: set[str] = field(default_factory=set)
     failing: dict[str, Exception] = field(default_factory=dict)
+    inspections: dict[str, Inspection] = field(default_factory=dict)
     load_s: float = 0.0
 
     async def load(self, engine_name: str, identifier: int, folder: str) -> Any:
@@ -35,6 +37,9 @@ class FakeEngine:
         if engine_name in self.failing:
             raise self.failing[engine_name]
         return engine_name
+
+    async def inspect(self, request: Any) -> Inspection:
+        return self.inspections.get(request, Inspection(tensors=2, largest_b=1.0))
 
     async def unload(self, request: Any) -> bool:
         self.unloaded.append(request)
