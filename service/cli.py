@@ -88,8 +88,8 @@ def serve(
     settings = load_settings(registry.home, overrides)
     if show is Shown.ARGS:
         model = registry.base(settings.base)
-        rank = launch.lora_rank(settings, registry)
-        print(json.dumps(launch.vllm_arguments(settings, model, rank)))
+        capacity = launch.planned(settings, registry, model)
+        print(json.dumps(launch.vllm_arguments(settings, model, capacity)))
     elif show is Shown.ENV:
         print(json.dumps(launch.vllm_environment(settings)))
     else:

@@ -48,6 +48,7 @@ class Inspector:
         slots = Slots(manager, manager.lora_index_to_id.index(identifier))
         helper = PEFTHelper.from_local_dir(folder, None)
         mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+        mapper = mapper and mapper.get_rename_mapper()  # as vLLM's own loader does
         for name, tensor in load_file(Path(folder) / "adapter_model.safetensors").items():
             module, is_a = parse_fine_tuned_lora_name(name, mapper)
             _, scale = helper.get_rank_and_scaling(parse_fine_tuned_lora_name(name)[0])

@@ -5,15 +5,14 @@ import os
 import socket
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
-
-import psutil
 
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
 from adapters.registry import Registry
+from service.capacity import Capacity, device_bytes, memory_bytes
+from service.capacity import plan as plan_capacity
 from service.engine_plugin import on_cpu
-from service.settings import RANKS, Settings, SettingsError
+from service.settings import Settings, SettingsError
 
 INSPECTOR = "service.inspector.Inspector"
 """By name: its module imports torch, which is slow."""
@@ -44,21 +43,7 @@ FORBIDDEN_ARGUMENTS = {
 }
 
 
-def lora_rank(settings: Settings, registry: Registry) -> int:
-    """The engine's largest rank: as set, else the smallest that every version fits in."""
-    if settings.max_lora_rank is not None:
-        return settings.max_lora_rank
-    ranks = [
-        version.manifest.rank
-        for record in registry.adapters()
-        for version in registry.versions(record.name)
-        if version.state == "ready"
-    ]
-    need = max([16, *ranks])
-    return min((rank for rank in RANKS if rank >= need), default=RANKS[-1])
-
-
-def vllm_arguments(settings: Settings, base: Base, max_rank: int) -> list[str]:
+def vllm_arguments(settings: Settings, base: Base, capacity: Capacity) -> list[str]:
     """Arguments of `vllm serve` for a base model, the model's folder first."""
     dtype = settings.dtype
     if dtype == "auto" and on_cpu():
@@ -70,9 +55,9 @@ def vllm_arguments(settings: Settings, base: Base, max_rank: int) -> list[str]:
         "--port", str(settings.port),
         "--dtype", dtype,
         "--enable-lora",
-        "--max-loras", str(settings.max_loras),
-        "--max-cpu-loras", str(max(settings.max_resident_versions, settings.max_loras)),
-        "--max-lora-rank", str(max_rank),
+        "--max-loras", str(capacity.slots),
+        "--max-cpu-loras", str(max(capacity.places, capacity.slots)),
+        "--max-lora-rank", str(capacity.max_rank),
         "--lora-target-modules", *settings.lora_target_modules,
         "--scheduling-policy", "priority",
         "--worker-extension-cls", INSPECTOR,
@@ -87,13 +72,9 @@ def vllm_arguments(settings: Settings, base: Base, max_rank: int) -> list[str]:
     return arguments + settings.vllm_args
 
 
-def memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """This machine's memory, or what its container may use when that is less."""
-    total: int = psutil.virtual_memory().total
-    try:
-        return min(total, int(limit.read_text()))
-    except (OSError, ValueError):  # no control groups, or "max"
-        return total
+def planned(settings: Settings, registry: Registry, base: Base) -> Capacity:
+    """How many adapters the engine takes on this machine."""
+    return plan_capacity(settings, registry, base, device_bytes(cpu=on_cpu()))
 
 
 def vllm_environment(settings: Settings) -> dict[str, str]:
@@ -185,10 +166,9 @@ def serve(settings: Settings, registry: Registry) -> None:
     keys = settings.keys()
     if found := problems(settings, keys, base):
         raise SettingsError(found)
-    max_rank = lora_rank(settings, registry)
     os.environ.update(vllm_environment(settings))
     _log(settings.log_level)
-    _run(settings, registry, base, keys, max_rank)
+    _run(settings, registry, base, keys)
 
 
 def _log(level: str) -> None:
@@ -201,17 +181,16 @@ def _log(level: str) -> None:
     logger.propagate = False
 
 
-def _run(
-    settings: Settings, registry: Registry, base: Base, keys: list[str], max_rank: int
-) -> None:
+def _run(settings: Settings, registry: Registry, base: Base, keys: list[str]) -> None:
     # imported here: vllm reads the environment when it is imported
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
 
     from service.plugin import Plan, plan
 
-    args = parse(vllm_arguments(settings, base, max_rank))
-    plan.set(Plan(settings, registry, base, keys, max_rank))
+    capacity = planned(settings, registry, base)
+    args = parse(vllm_arguments(settings, base, capacity))
+    plan.set(Plan(settings, registry, base, keys, capacity))
     uvloop.run(run_server(args))
 
 

@@ -88,11 +88,16 @@ class Models:
         self._revision = self._stamp = -1
         self._retry_at = inf
         self._following = asyncio.Lock()
-        self.ready = False
+        self.caught_up = asyncio.Event()
 
     @property
     def base(self) -> Resolved:
         return self._base
+
+    @property
+    def ready(self) -> bool:
+        """Whether aliases took effect, once."""
+        return self.caught_up.is_set()
 
     def live(self) -> dict[tuple[str, str], Version]:
         """Aliases in effect: (adapter, alias) to version."""
@@ -258,7 +263,8 @@ class Models:
                 del self._canaries[ended]
             tried = [version for version, _ in self._canaries.values()]
             self._residency.keep([*self._live.values(), *tried])
-            self._stamp, self._revision, self.ready = stamp, revision, True
+            self._stamp, self._revision = stamp, revision
+            self.caught_up.set()
 
     async def _switch(self, key: tuple[str, str], number: int) -> None:
         name, alias = key

@@ -20,6 +20,7 @@ from adapters.bases import Base
 from adapters.registry import Registry
 from service import errors
 from service.auth import Authenticator
+from service.capacity import Capacity
 from service.engine import Engine, MeteredClient, engine_errors
 from service.middleware import Bound, Bounds, Edge, Table
 from service.models import Models
@@ -42,7 +43,7 @@ class Plan:
     registry: Registry
     base: Base
     keys: list[str]
-    max_lora_rank: int
+    capacity: Capacity
 
 
 plan: ContextVar[Plan] = ContextVar("modiste_plan")
@@ -98,6 +99,7 @@ class ModistePlugin:
         observer = Observer(self._plan.registry, residency.server, models, metrics)
         background = (
             asyncio.create_task(observer.run()),
+            asyncio.create_task(_follow_demand(models, residency)),
             asyncio.create_task(models.follow(settings.alias_poll_s)),
             asyncio.create_task(residency.keep_leases()),
         )
@@ -126,12 +128,17 @@ class ModistePlugin:
         settings = self._plan.settings
         return Limits(
             base=self._plan.base.ref,
-            max_rank=self._plan.max_lora_rank,
-            max_resident=settings.max_resident_versions,
-            max_running=settings.max_loras,
+            max_rank=self._plan.capacity.max_rank,
+            max_resident=self._plan.capacity.places,
+            max_running=self._plan.capacity.slots,
             target_modules=frozenset(settings.lora_target_modules),
             room_wait_s=settings.version_wait_s,
         )
+
+
+async def _follow_demand(models: Models, residency: Residency) -> None:
+    await models.caught_up.wait()  # what aliases point at comes first
+    await residency.follow_demand()
 
 
 def our_routes() -> list[APIRoute]:

@@ -27,7 +27,7 @@ from adapters.leases import LEASE_S
 from adapters.manifest import BaseRef
 from adapters.probe import Proof
 from adapters.registry import Registry, Version, check_ready
-from service.errors import NotReady
+from service.errors import BadRequest, NotReady, ServiceError
 from service.models import Resolved
 from service.proving import ProvingEngine, prove
 from service.record import current_record
@@ -77,6 +77,8 @@ class Resident:
     resolved: Resolved
     proof: Proof
     in_flight: int = 0
+    leaving: bool = False
+    """It is drained: no request may take a new hold."""
     last_used: float = field(default_factory=monotonic)
 
 
@@ -109,6 +111,13 @@ class Residency:
     def residents(self) -> list[Resident]:
         return list(self._residents.values())
 
+    def proof_of(self, version: Version) -> Proof | None:
+        """What the proof of a version found in this process; None before its first load."""
+        return self._proofs.get(version.digest)
+
+    def is_loaded(self, version: Version) -> bool:
+        return version.digest in self._residents
+
     def running(self) -> list[str]:
         """Adapters with requests in flight, by the names that clients use."""
         return sorted({r.version.name for r in self._residents.values() if r.in_flight})
@@ -121,6 +130,39 @@ class Residency:
         """These versions are live: never unload them to make room."""
         self._live = frozenset(version.digest for version in versions)
         self._changed.set()
+
+    async def preload(self, most: int | None = None) -> int:
+        """Load what other servers use, or this one's predecessor used, while there are places.
+
+        Returns:
+            How many were loaded, `most` at most.
+        """
+        loaded = 0
+        for version in await asyncio.to_thread(self._registry.wanted, self.server):
+            free = self._limits.max_resident - len(self._residents) - len(self._loading)
+            if free <= 0 or loaded == most:
+                break
+            if version.digest in self._residents or version.digest in self._loading:
+                continue
+            try:
+                await self.ensure(version)
+            except (AdapterError, ServiceError) as error:
+                logger.warning("%s is not loaded ahead: %s", version.reference, error)
+                continue
+            loaded += 1
+        self._metrics.preloads.inc(loaded)
+        return loaded
+
+    async def follow_demand(self) -> None:
+        """For as long as the server runs: all that is wanted once at the start, then bit by bit."""
+        most = None
+        while True:
+            try:
+                await self.preload(most)
+            except AdapterError as error:
+                logger.warning("what is wanted can't be read: %s", error)
+            await asyncio.sleep(LEASE_S / 3)
+            most = 1
 
     async def keep_leases(self) -> None:
         """For as long as the server runs: what is loaded here is not collected."""
@@ -146,8 +188,12 @@ class Residency:
         """Load a version if need be; it stays until the current request ends."""
         resident = self._residents.get(version.digest)
         (self._metrics.misses if resident is None else self._metrics.hits).inc()
-        while resident is None:
-            await self.ensure(version)
+        deadline = monotonic() + self._limits.room_wait_s
+        while resident is None or resident.leaving:
+            if resident is None:
+                await self.ensure(version)
+            else:
+                await self._wait_for_change(deadline, f"{version.reference} is being unloaded")
             # another load may have taken its place before this task ran again
             resident = self._residents.get(version.digest)
         resident.last_used = monotonic()
@@ -280,21 +326,54 @@ class Residency:
             if idle:
                 await self._unload(min(idle, key=lambda resident: resident.last_used))
                 continue
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), deadline - monotonic())
-            except TimeoutError:
-                raise NotReady(
-                    f"all {self._limits.max_resident} places for versions are taken",
-                    hint="raise max_resident_versions, or try again",
-                    code="no_room_for_version",
-                ) from None
+            taken = f"all {self._limits.max_resident} places for versions are taken"
+            await self._wait_for_change(deadline, taken)
         self._entering += 1
         try:
             yield
         finally:
             self._entering -= 1
             self._changed.set()
+
+    async def drain(self, version: Version) -> bool:
+        """Unload a version once no request uses it; requests that come meanwhile wait.
+
+        Returns:
+            Whether it was loaded.
+
+        Raises:
+            BadRequest: an alias points at it.
+            NotReady: requests still use it after the longest wait; it stays.
+        """
+        resident = self._residents.get(version.digest)
+        if resident is None:
+            return False
+        if version.digest in self._live:
+            raise BadRequest(
+                f"an alias points at {version.reference}", param="version",
+                hint="move the alias, or end the canary, first", code="version_is_live",
+            )  # fmt: skip
+        deadline = monotonic() + self._limits.room_wait_s
+        resident.leaving = True
+        try:
+            while resident.in_flight:
+                await self._wait_for_change(deadline, f"{version.reference} is still in use")
+            if version.digest in self._residents:
+                await self._unload(resident)
+        finally:
+            resident.leaving = False
+            self._changed.set()
+        return True
+
+    async def _wait_for_change(self, deadline: float, otherwise: str) -> None:
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), deadline - monotonic())
+        except TimeoutError:
+            raise NotReady(
+                otherwise, hint="raise max_resident_versions, or try again",
+                code="no_room_for_version",
+            ) from None  # fmt: skip
 
     async def _unload(self, resident: Resident) -> None:
         # the name goes first: from here on nobody can take a new hold on it

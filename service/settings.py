@@ -42,14 +42,16 @@ class Settings(BaseModel):
     max_model_len: Annotated[int, Field(ge=64)] | None = Field(
         default=None, description="longest prompt and answer together, tokens; none: the model's"
     )
-    max_loras: int = Field(
-        default=8, ge=1, le=256, description="adapters that may run in one engine step"
+    max_loras: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None,
+        description="adapters that may run in one engine step; none: by memory and live versions",
     )
     max_lora_rank: int | None = Field(
         default=None, description="largest LoRA rank; none: that of the published versions, 16 up"
     )
-    max_resident_versions: int = Field(
-        default=32, ge=1, le=4096, description="versions kept loaded in the engine"
+    max_resident_versions: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None,
+        description="versions kept loaded in the engine; none: by memory and live versions",
     )
     version_wait_s: float = Field(
         default=30.0,

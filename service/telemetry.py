@@ -63,6 +63,10 @@ class Metrics:
         self.evictions = Counter(
             "modiste_version_evictions", "Versions unloaded to make room.", registry=registry
         )
+        self.preloads = Counter(
+            "modiste_version_preloads", "Versions loaded before a request asked for them.",
+            registry=registry,
+        )  # fmt: skip
         self.loads = Histogram(
             "modiste_version_load_seconds", "Time to load and prove a version.",
             buckets=SECONDS, registry=registry,

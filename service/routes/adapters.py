@@ -1,6 +1,7 @@
 """Adapters over HTTP: versions, aliases and their history, comparison, collection."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -134,7 +135,12 @@ async def show_version(name: str, version: int, raw_request: Request) -> JSONRes
     state = raw_request.app.state.modiste
     found = await asyncio.to_thread(state.registry.find, f"{name}@{version}")
     manifest = found.manifest.model_dump(mode="json")
-    return JSONResponse({**describe(found), "manifest": manifest})
+    proof = state.residency.proof_of(found)
+    here = {
+        "loaded": state.residency.is_loaded(found),
+        "proof": None if proof is None else asdict(proof),
+    }
+    return JSONResponse({**describe(found), "manifest": manifest, "here": here})
 
 
 @router.post("/v1/adapters/{name}/versions/{version}/verify")
@@ -143,6 +149,15 @@ async def verify(name: str, version: int, raw_request: Request) -> JSONResponse:
     registry = raw_request.app.state.modiste.registry
     found = await asyncio.to_thread(registry.verified, f"{name}@{version}")
     return JSONResponse({**describe(found), "verified": True})
+
+
+@router.post("/v1/adapters/{name}/versions/{version}/unload")
+async def unload(name: str, version: int, raw_request: Request) -> JSONResponse:
+    """Free a version's place here once its requests have ended; the next one loads it again."""
+    state = raw_request.app.state.modiste
+    found = await asyncio.to_thread(state.registry.find, f"{name}@{version}")
+    was_loaded = await state.residency.drain(found)
+    return JSONResponse({**describe(found), "was_loaded": was_loaded})
 
 
 @router.get("/v1/adapters/{name}/history")

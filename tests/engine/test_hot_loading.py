@@ -191,3 +191,29 @@ def test_more_versions_than_places_all_answer_as_themselves(server: Running) -> 
     assert first == again
     assert len(set(first.values())) == len(recipes)
     assert float(resident.split()[1]) <= 32
+
+
+def test_an_honest_adapter_with_hardly_an_effect_is_proved_and_told_so(server: Running) -> None:
+    version = publish(server.registry, server.base, Recipe("weak", seed=90, scale=2e-6))
+    effect = Probe.load(version.folder / "probe.json").effect()
+    assert 0 < effect < 1e-4
+    with server.client() as client:
+        assert ask(client, "weak@1")[0] == "weak@1"
+        here = client.get("/v1/adapters/weak/versions/1").json()["here"]
+    assert here["loaded"]
+    assert here["proof"]["proved"]
+    assert here["proof"]["effect"] == effect
+
+
+def test_a_place_is_freed_by_hand_and_taken_again_on_demand(server: Running) -> None:
+    publish(server.registry, server.base, Recipe("freed", seed=91))
+    with server.client() as client:
+        before = ask(client, "freed@1")
+        path = "/v1/adapters/freed/versions/1"
+        unloaded = [client.post(f"{path}/unload").json()["was_loaded"] for _ in range(2)]
+        assert unloaded == [True, False]
+        assert not client.get(path).json()["here"]["loaded"]
+        assert ask(client, "freed@1") == before
+        client.post("/v1/adapters/freed/promote", json={"version": 1}).raise_for_status()
+        refused = client.post(f"{path}/unload")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "version_is_live")

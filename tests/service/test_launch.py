@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from adapters.bases import Base
 from adapters.registry import Registry
 from bench.servers import free_port
-from service import cli, doctor, launch
+from service import capacity, cli, doctor, launch
 from service.settings import Settings
 from tests.adapters.parcels import A, B, draft, parcel
 from tests.made import add_tiny_base
@@ -81,24 +81,28 @@ def test_a_base_that_changed_on_disk_is_not_served(tmp_path: Path) -> None:
 
 def test_the_rank_follows_the_published_versions_that_can_be_served(tmp_path: Path) -> None:
     registry = Registry.open(tmp_path / "home")
-    assert launch.lora_rank(Settings(), registry) == 16
+    assert capacity.lora_rank(Settings(), registry) == 16
     for rank in (24, 100):
         folder = parcel(tmp_path / str(rank), r=rank)
         tensors = {A: np.ones((rank, 8), np.float32), B: np.ones((8, rank), np.float32)}
         save_file(tensors, folder / "adapter_model.safetensors")
         registry.publish(folder, draft(folder))
 
-    assert launch.lora_rank(Settings(), registry) == 128
+    assert capacity.lora_rank(Settings(), registry) == 128
     registry.quarantine(registry.find("x@2"), "altered")
-    assert launch.lora_rank(Settings(), registry) == 32
-    assert launch.lora_rank(Settings(max_lora_rank=64), registry) == 64
+    assert capacity.lora_rank(Settings(), registry) == 32
+    assert capacity.lora_rank(Settings(max_lora_rank=64), registry) == 64
 
 
 def test_vllm_gets_its_priorities_and_limits(base: Base) -> None:
-    arguments = launch.vllm_arguments(Settings(max_loras=3, vllm_args=["--seed", "1"]), base, 16)
+    settings = Settings(vllm_args=["--seed", "1"])
+    arguments = launch.vllm_arguments(settings, base, capacity.Capacity(16, 3, 7))
 
     assert arguments[0] == str(base.path)
-    for pair in (("--scheduling-policy", "priority"), ("--max-loras", "3"), ("--seed", "1")):
+    for pair in (
+        ("--scheduling-policy", "priority"), ("--seed", "1"), ("--max-loras", "3"),
+        ("--max-cpu-loras", "7"), ("--max-lora-rank", "16"),
+    ):  # fmt: skip
         assert arguments[arguments.index(pair[0]) + 1] == pair[1]
     assert "lm_head" not in arguments
 
@@ -107,14 +111,6 @@ def test_other_plugins_of_vllm_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "theirs")
 
     assert launch.vllm_environment(Settings())["VLLM_PLUGINS"] == "theirs,modiste"
-
-
-def test_memory_is_what_the_container_may_use(tmp_path: Path) -> None:
-    (tmp_path / "limit").write_text("1000000\n")
-    (tmp_path / "none").write_text("max\n")
-
-    assert launch.memory_bytes(tmp_path / "limit") == 1_000_000
-    assert launch.memory_bytes(tmp_path / "none") == launch.memory_bytes(tmp_path / "missing") > 2e9
 
 
 def test_the_command_promotes_and_shows(tmp_path: Path) -> None:

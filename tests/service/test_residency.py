@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from adapters.errors import (
     StoreFailed,
 )
 from adapters.registry import Version
-from service.errors import NotReady
+from service.errors import BadRequest, NotReady
+from service.inspector import Inspection
 from service.models import Resolved
 from service.record import current_record
 from service.residency import Residency, Resident
@@ -307,3 +309,153 @@ def test_a_version_that_left_before_its_waiter_ran_is_loaded_again(
     assert answer.engine_name in bench.names.lora_requests
     assert [resident.in_flight for resident in bench.residency.residents()] == [1]
     assert len(bench.engine.loads) == 2
+
+
+def test_tensors_that_the_engine_did_not_take_fail_the_proof(bench: Bench) -> None:
+    cases = {
+        "belong to no module": Inspection(tensors=2, unknown=["a.lora_A.weight"], largest_b=1.0),
+        "slot differs from the file in b": Inspection(2, differing=["b"], largest_b=1.0),
+        "slot differs from the file in c": Inspection(2, leftover=["c"], largest_b=1.0),
+        "every lora_B is zero": Inspection(2),
+    }
+    for value, (reason, inspection) in enumerate(cases.items(), start=1):
+        reference = bench.publish(value)
+        bench.engine.inspections[bench.digest(reference)] = inspection
+
+        async def work(asked: str = reference) -> None:
+            await bench.ask(asked)
+
+        with pytest.raises(ProofFailed, match=reason):
+            run(work)
+        found = bench.registry.find(reference)
+        assert (found.state, reason in found.reason) == ("quarantined", True)
+        assert bench.engine.unloaded[-1] == found.digest
+
+
+def test_a_version_is_drained_before_it_is_unloaded_and_comes_back_on_demand(bench: Bench) -> None:
+    bench.publish(1)
+
+    async def work() -> list[str]:
+        events: list[str] = []
+        version = bench.registry.find("x@1")
+        inside, go_on = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            await bench.ask("x@1")
+            inside.set()
+            await go_on.wait()
+            events.append("first ends")
+            record = current_record()
+            assert record is not None
+            record.finish()
+
+        async def drain() -> None:
+            assert await bench.residency.drain(version)
+            events.append("unloaded")
+
+        async def later() -> None:
+            await bench.ask("x@1")
+            events.append("later answers")
+
+        tasks = [asyncio.create_task(first())]
+        await inside.wait()
+        tasks += [asyncio.create_task(drain())]
+        await asyncio.sleep(0.005)
+        tasks += [asyncio.create_task(later())]
+        await asyncio.sleep(0.005)
+        assert bench.engine.unloaded == []
+        go_on.set()
+        await asyncio.gather(*tasks)
+        return events
+
+    assert run(work) == ["first ends", "unloaded", "later answers"]
+    assert bench.engine.loads == [bench.digest("x@1")] * 2
+
+
+def test_a_drain_that_takes_too_long_leaves_the_version_where_it_is(bench: Bench) -> None:
+    bench.publish(1)
+
+    async def work() -> str:
+        await bench.ask("x@1")
+        with pytest.raises(NotReady, match="still in use"):
+            await bench.residency.drain(bench.registry.find("x@1"))
+        return (await bench.ask("x@1")).reference
+
+    assert run(work) == "x@1"
+    assert bench.engine.unloaded == []
+
+
+def test_a_live_version_is_not_unloaded_and_a_cold_one_needs_not_be(bench: Bench) -> None:
+    for value in (1, 2):
+        bench.publish(value)
+    bench.registry.promote("x@1")
+
+    async def work() -> bool:
+        await bench.models.catch_up()
+        with pytest.raises(BadRequest, match="an alias points at x@1"):
+            await bench.residency.drain(bench.registry.find("x@1"))
+        return await bench.residency.drain(bench.registry.find("x@2"))
+
+    assert run(work) is False
+
+
+def test_what_other_servers_use_is_loaded_ahead_while_there_are_places(bench: Bench) -> None:
+    for value in (1, 2, 3):
+        bench.publish(value)
+    for number in (1, 3):
+        bench.registry.lease("another", bench.registry.find(f"x@{number}"))
+
+    async def work() -> tuple[int, int, list[str]]:
+        await bench.ask("x@2")
+        first = await bench.residency.preload()
+        again = await bench.residency.preload()
+        loaded = sorted(r.version.reference for r in bench.residency.residents())
+        return first, again, loaded
+
+    loaded, again, residents = run(work)
+    assert (loaded, again) == (1, 0)  # two places, one of them taken
+    assert "x@2" in residents
+    assert bench.engine.unloaded == []
+
+
+def test_one_that_fails_is_passed_over_when_loaded_ahead(bench: Bench) -> None:
+    for value in (1, 2):
+        bench.publish(value)
+        bench.registry.lease("another", bench.registry.find(f"x@{value}"))
+    bench.engine.dishonest.add(bench.digest("x@1"))
+
+    async def work() -> list[str]:
+        await bench.residency.preload()
+        return [r.version.reference for r in bench.residency.residents()]
+
+    assert run(work) == ["x@2"]
+
+
+def test_an_ended_servers_versions_are_wanted_for_an_hour(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.publish(1)
+    version = bench.registry.find("x@1")
+    bench.registry.lease("before", version)
+    now = time.time()
+    wanted = []
+    for passed_s in (0, 3000, 3700):
+        monkeypatch.setattr("adapters.leases.time.time", lambda at=now + passed_s: at)
+        wanted.append([v.reference for v in bench.registry.wanted("here")])
+    assert wanted == [["x@1"], ["x@1"], []]
+    assert bench.registry.wanted("before") == []
+
+
+def test_what_made_room_keeps_its_lease_for_a_while(bench: Bench) -> None:
+    for value in (1, 2, 3):
+        bench.publish(value)
+
+    async def work() -> list[str]:
+        for number in (1, 2, 3, 1):
+            await bench.ask(f"x@{number}")
+            record = current_record()
+            assert record is not None
+            record.finish()
+        return sorted(v.reference for v in bench.registry.wanted("somebody"))
+
+    assert run(work) == ["x@1", "x@2", "x@3"]
