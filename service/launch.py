@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 
 from adapters.bases import Base, light_fingerprint
+from adapters.compatibility import RANKS
 from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service.engine_plugin import on_cpu
-from service.settings import RANKS, Settings, SettingsError
+from service.settings import Settings, SettingsError
 
 FORBIDDEN_ENVIRONMENT = {
     "VLLM_SKIP_MODEL_NAME_VALIDATION": "any model name would be answered by the base",
