@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from adapters.aliases import Aliases
 from adapters.database import AliasMoveRow, AliasRow, CanaryRow
 from adapters.errors import AliasNotFound, InvalidInput
+from adapters.leases import check_servers
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Version, check_ready
 
@@ -32,6 +33,7 @@ class Canaries(Aliases):
         *,
         who: str = "",
         why: str = "",
+        force: bool = False,
     ) -> Version:
         """Give a version a share of an alias's requests, or another share.
 
@@ -39,6 +41,7 @@ class Canaries(Aliases):
             AliasNotFound: the alias points at nothing yet.
             InvalidInput: the share is not between 0 and 100, or the alias points at the version.
             Quarantined, Removed: the version can't be served.
+            IncompatibleAdapter: a running server can't take it, and `force` is not given.
         """
         check_alias(alias)
         if not 0 < percent < 100:
@@ -51,6 +54,8 @@ class Canaries(Aliases):
             row = self._row(session, parsed)
             version = self._version(row)
             check_ready(version)
+            if not force:
+                check_servers(session, version)
             live = self._pointing(session, row.adapter, alias)
             if live.number == row.number:
                 raise InvalidInput(

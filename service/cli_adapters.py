@@ -19,6 +19,9 @@ from service.console import PASS_ON, AsJson, Home, out, run_child
 from service.settings import Settings
 
 Why = Annotated[str, typer.Option(help="The reason, kept in the history.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also where a running server can't take the version.")
+]
 
 adapters_app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
 
@@ -84,10 +87,11 @@ def adapters_promote(
     reference: str,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = PRODUCTION,
     why: Why = "",
+    force: Force = False,
     home: Home = None,
 ) -> None:
     """Point an alias at a version; running servers load, prove and serve it."""
-    version = Registry.open(home).promote(reference, alias, why=why)
+    version = Registry.open(home).promote(reference, alias, why=why, force=force)
     _print_alias(alias, version)
 
 
@@ -109,10 +113,11 @@ def adapters_canary(
     percent: Annotated[float, typer.Option(help="Its share of the alias's requests.")],
     alias: Annotated[str, typer.Option(help="The alias that shares its requests.")] = PRODUCTION,
     why: Why = "",
+    force: Force = False,
     home: Home = None,
 ) -> None:
     """Give a version a share of an alias's requests, to try it out."""
-    version = Registry.open(home).start_canary(reference, percent, alias, why=why)
+    version = Registry.open(home).start_canary(reference, percent, alias, why=why, force=force)
     out.print(f"{version.name}@{alias} gives {percent:g} % to {version.reference}", soft_wrap=True)
 
 

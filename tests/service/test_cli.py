@@ -10,9 +10,10 @@ import httpx
 import pytest
 import typer
 
+from adapters.compatibility import Takes
 from adapters.registry import Registry
 from service import ask, cli
-from tests.adapters.parcels import draft, parcel, registry_with
+from tests.adapters.parcels import BASE, draft, parcel, registry_with
 
 
 @pytest.fixture
@@ -191,6 +192,20 @@ def test_a_canary_is_started_and_ended(modiste: Any, registry: Registry) -> None
     code, _, complaint = modiste("adapters", "end-canary", "x", "--drop")
     assert code == 2
     assert "no canary" in complaint
+
+
+def test_force_goes_past_a_server_that_cannot_take_the_version(
+    modiste: Any, registry: Registry
+) -> None:
+    registry.announce("left", Takes(base=BASE, max_rank=1, target_modules=frozenset({"q_proj"})))
+
+    for command in (("promote", "x@2"), ("canary", "x@2", "--percent", "10")):
+        code, _, complaint = modiste("adapters", *command)
+        assert code == 2
+        assert "left (process 0) can't take x@2" in complaint
+        assert "max_lora_rank 8" in complaint
+        assert modiste("adapters", *command, "--force")[0] == 0
+        registry.promote("x@1", force=True)
 
 
 def test_gc_tells_what_goes_and_then_removes_it(modiste: Any, registry: Registry) -> None:
