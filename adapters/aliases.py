@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import AliasMoveRow, AliasRow, CanaryCountRow, CanaryRow, VersionRow
 from adapters.errors import AliasNotFound, VersionNotFound
+from adapters.leases import check_servers
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Records, Version, check_ready
 
@@ -30,18 +31,31 @@ class Aliases(Records):
     """The aliases of all adapters."""
 
     def promote(
-        self, reference: str, alias: str = PRODUCTION, *, who: str = "", why: str = ""
+        self,
+        reference: str,
+        alias: str = PRODUCTION,
+        *,
+        who: str = "",
+        why: str = "",
+        force: bool = False,
     ) -> Version:
         """Point an alias at a version, atomically and on record; its canary ends.
 
+        Args:
+            force: also where a running server can't take it, and stays on the version before.
+
         Raises:
             Quarantined, Removed: the version can't be served.
+            IncompatibleAdapter: a running server can't take it; nothing moved.
         """
         check_alias(alias)
         parsed = parse_reference(reference)
         with self._write() as session:
             self._adapter(session, parsed.name)
-            return self._move(session, self._row(session, parsed), alias, who, why)
+            row = self._row(session, parsed)
+            if not force:
+                check_servers(session, self._version(row))
+            return self._move(session, row, alias, who, why)
 
     def rollback(
         self, name: str, alias: str = PRODUCTION, *, who: str = "", why: str = ""

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from adapters.aliases import Aliases, forget_canary
 from adapters.database import AliasMoveRow, AliasRow, CanaryRow
 from adapters.errors import AliasNotFound, InvalidInput
+from adapters.leases import check_servers
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Version, check_ready
 from adapters.rules import Rule
@@ -38,6 +39,7 @@ class Canaries(Aliases):
         rule: Rule | None = None,
         who: str = "",
         why: str = "",
+        force: bool = False,
     ) -> Version:
         """Give a version a share of an alias's requests, or another share.
 
@@ -48,6 +50,7 @@ class Canaries(Aliases):
             AliasNotFound: the alias points at nothing yet.
             InvalidInput: the share is not between 0 and 100, or the alias points at the version.
             Quarantined, Removed: the version can't be served.
+            IncompatibleAdapter: a running server can't take it, and `force` is not given.
         """
         check_alias(alias)
         if not 0 < percent < 100:
@@ -60,6 +63,8 @@ class Canaries(Aliases):
             row = self._row(session, parsed)
             version = self._version(row)
             check_ready(version)
+            if not force:
+                check_servers(session, version)
             live = self._pointing(session, row.adapter, alias)
             if live.number == row.number:
                 raise InvalidInput(
@@ -97,6 +102,7 @@ class Canaries(Aliases):
         Raises:
             AliasNotFound: the alias has no canary.
             Quarantined, Removed: the version to promote can't be served.
+            IncompatibleAdapter: a running server can't take it; promote it by force.
         """
         check_alias(alias)
         with self._write() as session:
@@ -122,6 +128,7 @@ class Canaries(Aliases):
         name, alias, number = canary.adapter, canary.alias, canary.number
         if promote:
             row = self._numbered(session, name, number)
+            check_servers(session, self._version(row))
             return self._move(session, row, alias, who, why)
         forget_canary(session, name, alias)
         live = self._pointing(session, name, alias)

@@ -1,6 +1,6 @@
-"""Leases: what running servers use, so that nothing of it is collected.
+"""Leases: what running servers use, so that nothing of it is collected, and what they take.
 
-A server that is killed leaves its leases behind; they run out.
+A server that is killed leaves its rows behind; they run out.
 """
 
 import time
@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from adapters.database import LeaseRow
+from adapters.compatibility import Takes
+from adapters.database import LeaseRow, ServerRow
+from adapters.errors import IncompatibleAdapter
 from adapters.names import Reference
 from adapters.records import READY, Records, Version, check_ready
 
@@ -57,6 +59,63 @@ class Leases(Records):
                 for name, number in session.execute(query)
             ]
         return [version for version in found if version.state == READY]
+
+    def announce(self, server: str, takes: Takes) -> None:
+        """Say what a server takes, for as long as a lease holds; servers that ran out go."""
+        now = time.time()
+        with self._write() as session:
+            session.execute(delete(ServerRow).where(ServerRow.until < now))
+            session.merge(
+                ServerRow(
+                    server=server, base=takes.base.fingerprint, until=now + LEASE_S,
+                    limits=takes.model_dump(mode="json"),
+                )
+            )  # fmt: skip
+
+    def withdraw(self, server: str) -> None:
+        """A server ends: nothing has to fit it any more."""
+        with self._write() as session:
+            session.execute(delete(ServerRow).where(ServerRow.server == server))
+
+    def misfits(self, version: Version) -> list[str]:
+        """Running servers of a version's base that can't take it, each with the remedy."""
+        with self._read() as session:
+            return [f"{problem}: {remedy}" for problem, remedy in misfits(session, version)]
+
+
+def misfits(session: Session, version: Version) -> list[tuple[str, str]]:
+    """As `Leases.misfits`, inside a transaction: (problem, remedy) for each server."""
+    found = []
+    running = select(ServerRow).where(ServerRow.until >= time.time()).order_by(ServerRow.server)
+    for row in session.scalars(running):
+        takes = Takes.model_validate(row.limits)
+        misfit = takes.misfit(version.manifest) if takes.serves_base_of(version.manifest) else None
+        if misfit is not None:
+            problem, remedy = misfit
+            server = f"{row.server} (process {takes.process})"
+            found.append(
+                (
+                    f"the running server {server} can't take {version.reference}: {problem}",
+                    f"restart it with {remedy}",
+                )
+            )
+    return found
+
+
+def check_servers(session: Session, version: Version) -> None:
+    """Before an alias or a canary sends requests to a version: can all running servers take it?
+
+    Raises:
+        IncompatibleAdapter: names each server of its base that can't, and the remedy.
+    """
+    if found := misfits(session, version):
+        problems, remedies = zip(*found, strict=True)
+        raise IncompatibleAdapter(
+            "; ".join(problems),
+            hint=f"{', '.join(dict.fromkeys(remedies))}; or force it: such a server keeps "
+            "answering with the version before",
+            param="version",
+        )
 
 
 def _lease(session: Session, server: str, version: Version) -> None:

@@ -120,7 +120,8 @@ class Manifest(Draft):
 
     @property
     def rank(self) -> int:
-        return int(self.peft["r"])
+        """The largest of its modules' ranks, which is what an engine must take."""
+        return max(map(int, [self.peft["r"], *(self.peft.get("rank_pattern") or {}).values()]))
 
 
 DECISIVE = ("adapter_model.safetensors", "adapter_config.json", "probe.json")

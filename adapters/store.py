@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from adapters.compatibility import check_config, check_tensors
 from adapters.digests import digest_file, sync_file
 from adapters.errors import (
     DigestMismatch,
@@ -36,7 +35,6 @@ EXTRA_FILES = frozenset(
     {"report.json", "predictions.jsonl", "metrics.jsonl", "loss.png", "preflight.json",
      "recipe.yaml"}
 )  # fmt: skip
-NEVER_ADAPTED = ("lm_head", "embed_tokens")
 
 
 class Store:
@@ -61,7 +59,7 @@ class Store:
             StoreFailed: the disk is full or the store can't be written.
         """
         files = _checked_files(source)
-        check_adapter_config(draft.peft)
+        check_config(draft.peft)
         check_tensors(source / "adapter_model.safetensors", draft.peft)
         check_draft(source, draft)
         with self.scratch() as folder, self.writing():
@@ -192,101 +190,6 @@ def _checked_files(source: Path) -> list[Path]:
     if missing := [name for name in DECISIVE if name not in found]:
         raise IncompatibleAdapter(f"{source.name} lacks {', '.join(missing)}")
     return list(found.values())
-
-
-def check_adapter_config(config: dict[str, object]) -> None:
-    """Refuse peft features that vLLM does not serve.
-
-    Raises:
-        IncompatibleAdapter: names the key, its value and the remedy.
-    """
-    refused: dict[str, tuple[object, ...]] = {
-        "use_dora": (False, None),
-        "modules_to_save": (None, [], ()),
-        "bias": ("none", None),
-        "rank_pattern": ({}, None),
-        "alpha_pattern": ({}, None),
-        "trainable_token_indices": (None, [], {}),
-        "lora_bias": (False, None),
-        "fan_in_fan_out": (False, None),
-    }
-    if config.get("peft_type") != "LORA":
-        raise IncompatibleAdapter(
-            f"peft_type {config.get('peft_type')!r} is not served", hint="train a LoRA adapter"
-        )
-    for key, served in refused.items():
-        if config.get(key) not in served:
-            raise IncompatibleAdapter(
-                f"adapter_config {key}={config.get(key)!r} is not served by the engine",
-                hint=f"train without {key}, or merge the adapter and serve it as a base model",
-            )
-    targets = config.get("target_modules")
-    names = [targets] if isinstance(targets, str) else list(targets or [])  # type: ignore[call-overload]
-    if bad := [name for name in names if any(never in name for never in NEVER_ADAPTED)]:
-        raise IncompatibleAdapter(
-            f"adapter_config target_modules has {bad}, which is never adapted",
-            hint="train the attention and MLP projections only",
-        )
-
-
-def check_tensors(path: Path, config: dict[str, object]) -> None:
-    """Check that a safetensors file holds a LoRA that does something.
-
-    Raises:
-        IncompatibleAdapter: unreadable, tensors of another kind, wrong rank, every B zero.
-    """
-    shapes = tensor_shapes(path)
-    others = [n for n in shapes if not n.endswith(("lora_A.weight", "lora_B.weight"))]
-    if others or not shapes:
-        raise IncompatibleAdapter(
-            f"{path.name} holds {others[:3] or 'no tensors'}, not only LoRA matrices",
-            hint="save with peft's save_pretrained, without modules_to_save",
-        )
-    for name, shape in shapes.items():
-        rank = shape[0 if "lora_A" in name else 1] if len(shape) == 2 else None
-        if rank is None or rank != config.get("r"):
-            found = f"shape {shape}" if rank is None else f"rank {rank}"
-            raise IncompatibleAdapter(
-                f"{name} has {found}, adapter_config says r={config.get('r')}",
-                hint="save the adapter and its adapter_config.json together again",
-            )
-    if not _has_effect(path):
-        raise IncompatibleAdapter(
-            "every lora_B matrix is zero: the adapter changes nothing",
-            hint="check that training ran and that the right checkpoint was saved",
-        )
-
-
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """Shapes of a safetensors file's tensors by name, from its header alone.
-
-    Raises:
-        IncompatibleAdapter: not a whole safetensors file.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except SafetensorError as error:
-        raise IncompatibleAdapter(
-            f"{path.name} is not a whole safetensors file: {error}",
-            hint="copy or save the adapter again",
-        ) from error
-
-
-def _has_effect(path: Path) -> bool:
-    """Whether some lora_B has a byte that is not zero, in any dtype (numpy lacks bfloat16)."""
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_size))
-        for name, entry in header.items():
-            if not name.endswith("lora_B.weight"):
-                continue
-            start, end = entry["data_offsets"]
-            file.seek(8 + header_size + start)
-            # -0.0 has a sign bit; it never comes from training
-            if any(file.read(end - start)):
-                return True
-    return False
 
 
 def check_draft(source: Path, draft: Draft) -> None:

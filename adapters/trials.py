@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from adapters.canaries import Canaries, Key
 from adapters.database import AliasRow, CanaryCountRow, CanaryRow, ScoreRow
-from adapters.errors import InvalidInput
+from adapters.errors import IncompatibleAdapter, InvalidInput
 from adapters.names import Reference
 from adapters.rules import Rule, Side, Verdict, is_due, judge
 
@@ -96,10 +96,13 @@ class Trials(Canaries):
                 return None
             look = state["looks"] + 1
             verdict = judge(trial.rule, trial.sides[trial.live], trial.sides[trial.number], look)
+            row.rule = {**state, "looks": look, "judged_at": answers}
             if verdict is None:
-                row.rule = {**state, "looks": look, "judged_at": answers}
-            else:
+                return None
+            try:
                 self._end(session, row, promote=verdict.promote, who=BY_RULE, why=verdict.reason)
+            except IncompatibleAdapter:  # a server that can't take it started meanwhile
+                return None
             return verdict
 
 

@@ -5,7 +5,6 @@ the file's own names and shapes are compared with the base's modules, and the ad
 with a configuration made of them alone.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from adapters import bases
 from adapters.bases import Base
+from adapters.compatibility import check_tensors
 from adapters.digests import digest_bytes
 from adapters.errors import IncompatibleAdapter, InvalidInput
 from adapters.manifest import Draft
@@ -33,13 +33,14 @@ from adapters.prompt import (
     default_prompt,
 )
 from adapters.registry import Registry, Version
-from adapters.store import NEVER_ADAPTED, check_tensors
 from adapters.transfer import take
 from finetune.foreign_files import (
     CONFIG,
     WEIGHTS,
+    check_revision,
     check_tokenizer,
     matrix_shapes,
+    name_targets,
     read_config,
     refuse_pickles,
 )
@@ -96,19 +97,20 @@ def import_foreign(
             take(registry, folder / name, parcel / name)
         progress("checking its configuration and tensors")
         config = read_config(parcel / CONFIG)
+        if warning := check_revision(config, wanted.base):
+            progress(warning)
         shapes = matrix_shapes(parcel / WEIGHTS)
+        with registry.store.writing():
+            name_targets(parcel / CONFIG, config, shapes)
         check_tensors(parcel / WEIGHTS, config)
         check_tokenizer(folder, base)
         _check_template(folder, wanted, base, progress)
         progress(f"loading it on {base.name}")
-        probe, modules = _probe(base, parcel, (config, shapes), wanted)
+        probe = _probe(base, parcel, (config, shapes), wanted)
         _check_effect(probe, base, progress)
         progress("publishing")
         with registry.store.writing():
             probe.save(parcel / "probe.json")
-            if isinstance(config["target_modules"], str):  # a pattern; servers compare names
-                config["target_modules"] = sorted({n.rpartition(".")[2] for n in modules})
-                (parcel / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         return registry.publish(parcel, _draft(wanted, base, config, probe))
 
 
@@ -130,8 +132,8 @@ def _check_template(folder: Path, wanted: Wanted, base: Base, progress: Progress
 
 def _probe(
     base: Base, parcel: Path, said: tuple[dict[str, Any], dict[str, list[int]]], wanted: Wanted
-) -> tuple[Probe, list[str]]:
-    """Load base and adapter, and record a probe; also names the adapted modules.
+) -> Probe:
+    """Load base and adapter, and record a probe.
 
     Args:
         said: the configuration and the tensors' shapes.
@@ -154,6 +156,8 @@ def _probe(
     plain = LoraConfig(
         r=config["r"], lora_alpha=config["lora_alpha"], target_modules=modules,
         use_rslora=bool(config.get("use_rslora")), task_type="CAUSAL_LM",
+        rank_pattern=config.get("rank_pattern") or {},
+        alpha_pattern=config.get("alpha_pattern") or {},
     )  # fmt: skip
     adapted = PeftModel.from_pretrained(model, str(parcel), config=plain).eval()
     probe = record_probe(adapted, prompts, dtype)
@@ -168,7 +172,7 @@ def _probe(
             hint="use another base model",
             param="base",
         )
-    return probe, modules
+    return probe
 
 
 def check_fit(model: Any, shapes: dict[str, list[int]], base_name: str) -> list[str]:
@@ -178,12 +182,12 @@ def check_fit(model: Any, shapes: dict[str, list[int]], base_name: str) -> list[
         shapes: of each tensor, lora_A [R, in] and lora_B [out, R].
 
     Raises:
-        IncompatibleAdapter: names a tensor without its module or pair, or with another shape.
+        IncompatibleAdapter: names a tensor without its module, or with another shape.
     """
     from torch.nn import Linear
 
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
-    found: dict[str, set[str]] = {}
+    found = set()
     for tensor, shape in shapes.items():
         match = _TENSOR.fullmatch(tensor)
         if match is None or match[1] not in layers:
@@ -191,23 +195,13 @@ def check_fit(model: Any, shapes: dict[str, list[int]], base_name: str) -> list[
                 f"{tensor} belongs to no linear layer of base {base_name}", hint=_OWN_BASE
             )
         name, side = match.groups()
-        if any(never in name for never in NEVER_ADAPTED):
-            raise IncompatibleAdapter(
-                f"{tensor} is of a layer that is never adapted",
-                hint="train the attention and MLP projections only",
-            )
         layer = layers[name]
         fitting = [shape[0], layer.in_features] if side == "A" else [layer.out_features, shape[1]]
         if shape != fitting:
             raise IncompatibleAdapter(
                 f"{tensor} has shape {shape}, base {base_name} needs {fitting}", hint=_OWN_BASE
             )
-        found.setdefault(name, set()).add(side)
-    if lonely := [name for name, sides in found.items() if len(sides) < 2]:
-        raise IncompatibleAdapter(
-            f"{lonely[0]} has only one of lora_A and lora_B",
-            hint="save the adapter again with peft's save_pretrained",
-        )
+        found.add(name)
     return sorted(found)
 
 

@@ -5,19 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters.bases import TOKENIZER_FILES, Base
+from adapters.compatibility import check_config, is_named, module_of, tensor_shapes
 from adapters.digests import digest_file
 from adapters.errors import IncompatibleAdapter, InvalidInput, UnsafeFile
-from adapters.store import check_adapter_config, tensor_shapes
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-_VARIANTS = (
-    "alora_invocation_tokens", "layer_replication", "use_qalora", "use_bdlora",
-    "target_parameters", "arrow_config", "kasa_config", "monteclora_config",
-)  # fmt: skip
-"""Options of peft that make something else of the matrices than B times A."""
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""Initial values that leave the base as it is; PiSSA, OLoRA, CorDA and LoftQ change it."""
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -31,33 +23,53 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """peft's adapter_config.json, of a plain LoRA that the engine serves.
+    """peft's adapter_config.json, of a LoRA that the engine serves.
 
     Raises:
         IncompatibleAdapter: names the key, its value and the remedy.
         InvalidInput: no JSON object.
     """
     config = _json(path)
-    check_adapter_config(config)
-    for key, kind in (("r", int), ("lora_alpha", int | float), ("target_modules", list | str)):
-        if not isinstance(config.get(key), kind) or isinstance(config[key], bool):
-            raise IncompatibleAdapter(
-                f"adapter_config {key}={config.get(key)!r} is not what a LoRA has",
-                hint="save the adapter again with peft's save_pretrained",
-            )
-    for key in _VARIANTS:
-        if config.get(key):
-            raise IncompatibleAdapter(
-                f"adapter_config {key}={config[key]!r} is not served by the engine",
-                hint=f"train without {key}, or merge the adapter and add the result as a base",
-            )
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower() not in _PLAIN_STARTS:
-        raise IncompatibleAdapter(
-            f"adapter_config init_lora_weights={start!r} goes with a changed base model",
-            hint="convert it: peft's save_pretrained(path_initial_model_for_weight_conversion=…)",
-        )
+    check_config(config)
     return config
+
+
+def name_targets(path: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> None:
+    """Let target_modules name the modules that have tensors, and no others.
+
+    peft keeps what the trainer asked for: a pattern, or names that the base doesn't have. Servers
+    compare the names with the modules that they adapt, so the file is written again where needed.
+
+    Args:
+        path: of adapter_config.json; `config` is its content.
+        shapes: of the tensors, by name.
+    """
+    modules, targets = {module_of(tensor) for tensor in shapes}, config["target_modules"]
+    if not isinstance(targets, str):
+        covered = {m for m in modules if any(is_named(m, target) for target in targets)}
+        if covered == modules and all(any(is_named(m, t) for m in modules) for t in targets):
+            return
+    config["target_modules"] = sorted({module.rpartition(".")[2] for module in modules})
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check_revision(config: dict[str, Any], named_base: str | None) -> str:
+    """A warning when the adapter was trained on a certain revision of its base; else empty.
+
+    Raises:
+        IncompatibleAdapter: and nobody said which base here is that revision.
+    """
+    revision = config.get("revision")
+    if revision in (None, "", "main"):
+        return ""
+    base = config.get("base_model_name_or_path")
+    if named_base is None:
+        raise IncompatibleAdapter(
+            f"adapter_config revision={revision!r}: it was trained on that revision of {base}",
+            hint="add that revision as a base model, and name it: --base NAME",
+            param="base",
+        )
+    return f"warning: it was trained on revision {revision} of {base}; make sure {named_base} is it"
 
 
 def matrix_shapes(path: Path) -> dict[str, list[int]]:

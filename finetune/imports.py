@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"import: {time.monotonic() - started:6.1f} s  {step}")
 
     try:
-        version = import_adapter(options, Registry.open(options.home), progress)
+        registry = Registry.open(options.home)
+        version = import_adapter(options, registry, progress)
+        for misfit in registry.misfits(version):
+            progress(f"warning: {misfit}")
     except AdapterError as error:
         _fail(error, as_json=options.json)
         return 1 if error.retryable else 2

@@ -168,7 +168,9 @@ class Run:
         probe = make_probe(self._adapted_model(), self.prepared, self.plan.dtype)
         version = publish(self.registry, self.recipe, self.prepared, self.base, self.folder, probe)
         self._write("published.json", {"version": version.reference, "digest": version.digest})
-        self.console.print(f"{version.reference} {version.digest}", highlight=False, soft_wrap=True)
+        lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
+        for line in [*lines, f"{version.reference} {version.digest}"]:
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def check_unchanged(self) -> None:
         """Compare what an earlier `prepare` read with what is there now.

@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 
 from adapters.bases import Base, read_config
+from adapters.compatibility import RANKS
 from adapters.registry import Registry
-from service.settings import RANKS, Settings
+from service.settings import Settings
 
 LEAST_SLOTS, MOST_SLOTS = 8, 64
 SLOTS_SHARE = 0.05

@@ -19,6 +19,9 @@ from service.console import PASS_ON, AsJson, Home, out, run_child
 from service.settings import Settings
 
 Why = Annotated[str, typer.Option(help="The reason, kept in the history.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also where a running server can't take the version.")
+]
 
 adapters_app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
 
@@ -84,10 +87,11 @@ def adapters_promote(
     reference: str,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = PRODUCTION,
     why: Why = "",
+    force: Force = False,
     home: Home = None,
 ) -> None:
     """Point an alias at a version; running servers load, prove and serve it."""
-    version = Registry.open(home).promote(reference, alias, why=why)
+    version = Registry.open(home).promote(reference, alias, why=why, force=force)
     print_alias(alias, version)
 
 

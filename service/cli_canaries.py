@@ -10,12 +10,12 @@ from adapters.errors import InvalidInput
 from adapters.names import PRODUCTION, parse_reference
 from adapters.registry import Registry
 from adapters.rules import Rule
-from service.cli_adapters import Why, adapters_app, print_alias
+from service.cli_adapters import Force, Why, adapters_app, print_alias
 from service.console import Home, out
 
 
 @adapters_app.command("canary")
-def adapters_canary(
+def adapters_canary(  # noqa: PLR0913, PLR0917  # one for each option
     reference: str,
     percent: Annotated[float, typer.Option(help="Its share of the alias's requests.")],
     alias: Annotated[str, typer.Option(help="The alias that shares its requests.")] = PRODUCTION,
@@ -24,11 +24,14 @@ def adapters_canary(
         typer.Option(help="It ends by itself: `default`, or KEY=VALUE; may be repeated."),
     ] = None,
     why: Why = "",
+    force: Force = False,
     home: Home = None,
 ) -> None:
     """Give a version a share of an alias's requests, to try it out."""
     chosen = parse_rule(rule) if rule else None
-    version = Registry.open(home).start_canary(reference, percent, alias, rule=chosen, why=why)
+    version = Registry.open(home).start_canary(
+        reference, percent, alias, rule=chosen, why=why, force=force
+    )
     ends = "by rule" if chosen is not None else "by `modiste adapters end-canary`"
     out.print(
         f"{version.name}@{alias} gives {percent:g} % to {version.reference}; it ends {ends}",

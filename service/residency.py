@@ -8,13 +8,15 @@ missing files end every request.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from os import getpid
 from socket import gethostname
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 from uuid import uuid4
 
+from adapters.compatibility import Takes
 from adapters.errors import (
     AdapterError,
     DigestMismatch,
@@ -165,14 +167,21 @@ class Residency:
             most = 1
 
     async def keep_leases(self) -> None:
-        """For as long as the server runs: what is loaded here is not collected."""
-        while True:
-            await asyncio.sleep(LEASE_S / 3)
-            held = self._still_leased()
-            try:
-                await asyncio.to_thread(self._registry.renew, self.server, held)
-            except AdapterError as error:
-                logger.warning("leases can't be renewed: %s", error)
+        """For as long as the server runs: what it takes is known, what it holds not collected."""
+        takes = self._takes()
+        try:
+            while True:
+                try:
+                    await asyncio.to_thread(self._registry.announce, self.server, takes)
+                    await asyncio.sleep(LEASE_S / 3)
+                    held = self._still_leased()
+                    await asyncio.to_thread(self._registry.renew, self.server, held)
+                except AdapterError as error:
+                    logger.warning("leases can't be renewed: %s", error)
+                    await asyncio.sleep(LEASE_S / 6)
+        finally:
+            with suppress(AdapterError):
+                await asyncio.to_thread(self._registry.withdraw, self.server)
 
     def _still_leased(self) -> list[Version]:
         """What is loaded, or was lately: it may come back."""
@@ -270,20 +279,20 @@ class Residency:
                 hint="serve it with its own base, or train it again on this one",
                 param="model",
             )
-        if manifest.rank > limits.max_rank:
+        if (misfit := self._takes().misfit(manifest)) is not None:
+            problem, remedy = misfit
             raise IncompatibleAdapter(
-                f"{version.reference} has rank {manifest.rank}, the server takes {limits.max_rank}",
-                hint=f"restart with max_lora_rank at least {manifest.rank}",
+                f"{version.reference} can't be served here: {problem}",
+                hint=f"restart with {remedy}",
                 param="model",
             )
-        targets = manifest.peft.get("target_modules") or []
-        names = {targets} if isinstance(targets, str) else set(targets)
-        if others := {name.rsplit(".", 1)[-1] for name in names} - limits.target_modules:
-            raise IncompatibleAdapter(
-                f"{version.reference} adapts {', '.join(sorted(others))}, which is off here",
-                hint="restart with these in lora_target_modules",
-                param="model",
-            )
+
+    def _takes(self) -> Takes:
+        limits = self._limits
+        return Takes(
+            base=limits.base, max_rank=limits.max_rank, target_modules=limits.target_modules,
+            process=getpid(),
+        )  # fmt: skip
 
     async def _load_and_prove(self, version: Version) -> Resident:
         identifier = self._served.lora_id_counter.inc(1)

@@ -11,10 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from adapters.compatibility import RANKS
 from adapters.home import Home
-
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM accepts for its largest LoRA rank."""
 
 NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY"})
 """Read elsewhere: the home folder, and the key that `modiste loadtest` sends."""

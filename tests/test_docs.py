@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.compatibility import PLAIN_STARTS, REFUSED
 from adapters.errors import AdapterError
 from service.cli import app
 from service.errors import ServiceError
@@ -56,6 +57,13 @@ def test_every_error_code_is_documented() -> None:
     assert "training_diverged" in codes
 
     assert [code for code in sorted(codes) if f"| `{code}` |" not in REFERENCE] == []
+
+
+def test_every_option_of_peft_that_is_refused_is_documented() -> None:
+    table = REFERENCE[REFERENCE.index("## Adapters that are served") :]
+
+    assert [key for key in REFUSED if f"`{key}`" not in table] == []
+    assert [start for start in PLAIN_STARTS if f"`{start}`" not in table] == []
 
 
 def test_every_code_that_a_module_names_is_documented() -> None:

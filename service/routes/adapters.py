@@ -35,6 +35,8 @@ class Promotion(Rollback):
     """Which version an alias shall point at."""
 
     version: int = Field(ge=1)
+    force: bool = False
+    """Also where another running server can't take it."""
 
 
 class CanaryStart(Promotion):
@@ -204,7 +206,7 @@ async def promote(name: str, promotion: Promotion, raw_request: Request) -> JSON
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.promote, version.reference, promotion.alias,
-        who=_caller(), why=promotion.why,
+        who=_caller(), why=promotion.why, force=promotion.force,
     )  # fmt: skip
     return await _in_effect(state, version, promotion.alias)
 
@@ -230,7 +232,7 @@ async def start_canary(name: str, start: CanaryStart, raw_request: Request) -> J
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.start_canary, version.reference, start.percent, start.alias,
-        rule=start.rule, who=_caller(), why=start.why,
+        rule=start.rule, who=_caller(), why=start.why, force=start.force,
     )  # fmt: skip
     await state.models.catch_up()
     return JSONResponse({**describe(version), "percent": start.percent})

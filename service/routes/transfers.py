@@ -58,7 +58,8 @@ async def import_version(
             except ClientDisconnect:
                 raise BadRequest("the upload was cut off", hint="send it again") from None
         version = await asyncio.to_thread(_publish, registry, place, name, project)
-    return JSONResponse(describe(version), status_code=201)
+    warnings = await asyncio.to_thread(registry.misfits, version)
+    return JSONResponse({**describe(version), "warnings": warnings}, status_code=201)
 
 
 def _publish(registry: Registry, tar: Path, name: str | None, project: str | None) -> Version:

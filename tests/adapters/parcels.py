@@ -1,13 +1,14 @@
 """Publishable folders without torch: a small LoRA, its config and its probe."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from adapters.manifest import BaseRef, Draft
+from adapters.manifest import BaseRef, Draft, Manifest
 from adapters.probe import Probe, ProbeItem
 from adapters.prompt import Task, default_prompt
 from adapters.registry import Registry
@@ -33,7 +34,7 @@ def parcel(folder: Path, value: float = 1.0, **config: Any) -> Path:
     folder.mkdir(parents=True)
     tensors = {A: np.ones((4, 8), np.float32), B: np.full((8, 4), value, np.float32)}
     save_file(tensors, folder / "adapter_model.safetensors")
-    peft = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], **config}
+    peft = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"], **config}
     (folder / "adapter_config.json").write_text(json.dumps(peft))
     PROBE.save(folder / "probe.json")
     return folder
@@ -44,6 +45,16 @@ def draft(folder: Path, name: str = "x", task: Task = "generate", **more: Any) -
     return Draft(
         name=name, task=task, base=BASE, peft=peft, prompt=default_prompt(task),
         probe=PROBE.digest(), **more,
+    )  # fmt: skip
+
+
+def manifest(**peft: Any) -> Manifest:
+    """What is known of a version without files."""
+    known = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    return Manifest(
+        name="x", task="generate", base=BASE, peft={**known, **peft}, probe=DIGEST, version=1,
+        prompt=default_prompt("generate"), digest=DIGEST, created=datetime.now(UTC), size=1,
+        files={},
     )  # fmt: skip
 
 

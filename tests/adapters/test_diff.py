@@ -19,7 +19,7 @@ def test_differences_name_the_field_and_both_values(tmp_path: Path) -> None:
 
     found = {d.field: (d.left, d.right) for d in differences(left, right)}
 
-    assert found["peft.lora_alpha"] == (None, 8)
+    assert found["peft.lora_alpha"] == (4, 8)
     assert found["training.config.epochs"] == (1, 2)
     assert found["metrics.chrF.value"] == (None, 1.0)
     assert not any(field.startswith(("prompt", "base", "task")) for field in found)

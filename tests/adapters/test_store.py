@@ -47,7 +47,9 @@ SPOILT: list[tuple[Callable[[Path], object], type[AdapterError], str]] = [
     (lambda f: (f / "run.py").write_text("x"), UnsafeFile, "run.py"),
     (lambda f: (f / "probe.json").unlink(), IncompatibleAdapter, "probe.json"),
     (
-        lambda f: save_file({A: np.ones((2, 8))}, f / "adapter_model.safetensors"),
+        lambda f: save_file(
+            {A: np.ones((2, 8)), B: np.ones((8, 2))}, f / "adapter_model.safetensors"
+        ),
         IncompatibleAdapter, "rank 2",
     ),
     (
@@ -78,7 +80,7 @@ def test_a_folder_that_is_not_a_version_is_refused_whole(
     ("key", "value"),
     [
         ("use_dora", True), ("modules_to_save", ["lm_head"]), ("bias", "all"),
-        ("rank_pattern", {"q": 2}), ("alpha_pattern", {"q": 2}), ("peft_type", "LOHA"),
+        ("rank_pattern", {".*": 2}), ("alpha_pattern", {".*": 2}), ("peft_type", "LOHA"),
         ("target_modules", ["q_proj", "lm_head"]), ("trainable_token_indices", [1]),
     ],
 )  # fmt: skip

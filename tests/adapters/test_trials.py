@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from adapters.errors import AdapterNotFound, InvalidInput, VersionNotFound
+from adapters.compatibility import Takes
+from adapters.errors import (
+    AdapterNotFound,
+    IncompatibleAdapter,
+    InvalidInput,
+    VersionNotFound,
+)
 from adapters.registry import Registry
 from adapters.rules import Rule, Side
-from tests.adapters.parcels import registry_with
+from tests.adapters.parcels import BASE, registry_with
 
 KEY = ("x", "production")
 
@@ -69,6 +75,22 @@ def test_a_server_reports_sums_and_a_second_report_replaces_the_first(registry: 
     report(registry, "one", side(10), side(5))
     report(registry, "one", side(20), side(7))
     assert {n: s.answers for n, s in registry.trials()[KEY].sides.items()} == {1: 20, 2: 7}
+
+
+def test_a_rule_promotes_nothing_that_a_running_server_cannot_take(registry: Registry) -> None:
+    registry.start_canary("x@2", 10, rule=Rule(promote_after=100))
+    registry.announce("small", Takes(base=BASE, max_rank=1, target_modules=frozenset({"q_proj"})))
+    report(registry, "one", side(400), side(100))
+
+    assert registry.judge_canary(KEY) is None
+    with pytest.raises(IncompatibleAdapter):
+        registry.end_canary("x", promote=True)
+    assert (registry.aliases("x"), KEY in registry.canaries()) == ({"production": 1}, True)
+
+    registry.withdraw("small")
+    report(registry, "one", side(400), side(130))
+    assert registry.judge_canary(KEY) is not None
+    assert registry.aliases("x") == {"production": 2}
 
 
 def test_without_a_rule_nothing_ends_it(registry: Registry) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from adapters.bases import Base
+from adapters.compatibility import Takes
 from adapters.errors import InvalidName, StoreFailed
 from adapters.probe import Probe, judge
 from adapters.prompt import AnswerInput, Renderer, default_prompt
@@ -125,6 +126,8 @@ def test_a_tar_of_it_is_the_same_version(command: Any, folder: Path, tmp_path: P
         ({"target_modules": ".*_proj"}, None),
         ({"base_model_name_or_path": "somebody/else"}, None),
         ({"init_lora_weights": "eva", "eva_config": None}, None),
+        ({"target_modules": [*TARGETS, "query_key_value"]}, None),
+        ({"alpha_pattern": {"q_proj": 3, "1.mlp.up_proj": 40}}, None),
         ({}, lambda t: [t.pop(name) for name in [*t] if "layers.0" in name]),
         ({}, lambda t: t.update({name: tensor.bfloat16() for name, tensor in t.items()})),
     ],
@@ -213,6 +216,45 @@ def test_an_export_says_itself_what_it_is_for(
         assert (code, answer["error"]["code"]) == (2, "invalid_value")
         assert option.partition("=")[0] in answer["error"]["message"]
     assert command(tmp_path / "x", "--name", "y")[1]["version"] == "y@1"
+
+
+def test_ranks_by_module_are_proved(command: Any, folder: Path, home: Path, base: Base) -> None:
+    def widen(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if "q_proj" in name]:
+            tensors[name] = torch.cat([tensors[name]] * 2, 0 if "lora_A" in name else 1)
+
+    change_tensors(folder, widen)
+    change_config(folder, use_rslora=True, rank_pattern={"q_proj": 16})
+    code, _, told = command(folder)
+
+    assert code == 0, told
+    version = Registry.open(home).find("their_lora@1")
+    assert version.manifest.rank == 16
+    assert is_proved(base, version)
+
+
+def test_a_server_that_cannot_take_it_is_told_and_it_is_published(
+    command: Any, folder: Path, home: Path, base: Base
+) -> None:
+    narrow = Takes(base=base.ref, max_rank=4, target_modules=frozenset(TARGETS))
+    Registry.open(home).announce("left", narrow)
+    code, answer, told = command(folder)
+
+    assert (code, answer["version"]) == (0, "their_lora@1")
+    assert "warning: the running server left" in told
+    assert "restart it with max_lora_rank 8" in " ".join(told.split())
+
+
+def test_a_certain_revision_of_the_base_has_to_be_named(
+    refused: Any, command: Any, folder: Path
+) -> None:
+    change_config(folder, revision="v2", base_model_name_or_path="maker/model")
+
+    assert "revision='v2': it was trained on that revision of maker/model" in refused()
+    code, _, told = command(folder, "--base", "tiny")
+    assert (code, "make sure tiny is it" in told) == (0, True)
+    change_config(folder, revision="main")
+    assert command(folder)[0] == 0
 
 
 # The tokenizer beside it

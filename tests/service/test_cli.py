@@ -10,10 +10,11 @@ import httpx
 import pytest
 import typer
 
+from adapters.compatibility import Takes
 from adapters.registry import Registry
 from adapters.rules import Rule
 from service import ask, cli
-from tests.adapters.parcels import draft, parcel, registry_with
+from tests.adapters.parcels import BASE, draft, parcel, registry_with
 
 
 @pytest.fixture
@@ -210,6 +211,20 @@ def test_a_canary_may_end_by_rule_and_answers_are_scored(modiste: Any, registry:
         code, _, complaint = modiste(*start, wrong)
         assert code == 2
         assert f"--rule {wrong}" in complaint
+
+
+def test_force_goes_past_a_server_that_cannot_take_the_version(
+    modiste: Any, registry: Registry
+) -> None:
+    registry.announce("left", Takes(base=BASE, max_rank=1, target_modules=frozenset({"q_proj"})))
+
+    for command in (("promote", "x@2"), ("canary", "x@2", "--percent", "10")):
+        code, _, complaint = modiste("adapters", *command)
+        assert code == 2
+        assert "left (process 0) can't take x@2" in complaint
+        assert "max_lora_rank 8" in complaint
+        assert modiste("adapters", *command, "--force")[0] == 0
+        registry.promote("x@1", force=True)
 
 
 def test_gc_tells_what_goes_and_then_removes_it(modiste: Any, registry: Registry) -> None:

@@ -1,6 +1,7 @@
 """Loading, proof and room in an engine whose faults can be chosen."""
 
 import asyncio
+import os
 import random
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from adapters import leases
 from adapters.errors import (
     DigestMismatch,
     IncompatibleAdapter,
@@ -17,6 +19,7 @@ from adapters.errors import (
     StoreFailed,
 )
 from adapters.registry import Version
+from service import residency
 from service.errors import BadRequest, NotReady
 from service.inspector import Inspection
 from service.models import Resolved
@@ -84,7 +87,7 @@ def test_a_store_that_is_away_quarantines_nothing(bench: Bench) -> None:
     assert run(lambda: bench.ask("x@1")).reference == "x@1"
 
 
-@pytest.mark.parametrize("config", [{"target_modules": ["other"]}])
+@pytest.mark.parametrize("config", [{"target_modules": ["q_proj", "other"]}])
 def test_what_this_server_does_not_take_is_refused_but_sound(
     bench: Bench, config: dict[str, Any]
 ) -> None:
@@ -94,6 +97,57 @@ def test_what_this_server_does_not_take_is_refused_but_sound(
         run(lambda: bench.ask("x@1"))
     assert bench.registry.find("x@1").state == "ready"
     assert bench.engine.loads == []
+
+
+def test_a_server_says_what_it_takes_for_as_long_as_it_runs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (leases, residency):
+        monkeypatch.setattr(module, "LEASE_S", 0.3)
+    wide = bench.publish(1, config={"rank_pattern": {"nothing": 16}})
+
+    async def work() -> list[str]:
+        keeping = asyncio.create_task(bench.residency.keep_leases())
+        await asyncio.sleep(0.05)  # at once, not only when leases are renewed
+        first = bench.registry.misfits(bench.registry.find(wide))
+        await asyncio.sleep(0.5)  # longer than it holds without renewal
+        second = bench.registry.misfits(bench.registry.find(wide))
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        return [*first, *second]
+
+    told = run(work)
+    assert len(told) == 2
+    assert "it has rank 16, the server takes 8" in told[1]
+    assert f"process {os.getpid()}" in told[1]
+    assert bench.registry.misfits(bench.registry.find(wide)) == []
+
+
+def test_a_database_that_is_away_for_a_while_does_not_end_the_renewal(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (leases, residency):
+        monkeypatch.setattr(module, "LEASE_S", 0.3)
+    wide = bench.publish(1, config={"rank_pattern": {"nothing": 16}})
+    announce, failures = bench.registry.announce, iter([True])
+
+    def fails_once(*arguments: Any) -> None:
+        if next(failures, False):
+            raise StoreFailed("locked")
+        announce(*arguments)
+
+    monkeypatch.setattr(bench.registry, "announce", fails_once)
+
+    async def work() -> list[str]:
+        keeping = asyncio.create_task(bench.residency.keep_leases())
+        await asyncio.sleep(0.3)
+        told = bench.registry.misfits(bench.registry.find(wide))
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        return told
+
+    assert len(run(work)) == 1
 
 
 def test_the_least_recently_used_idle_version_makes_room(bench: Bench) -> None:
@@ -217,7 +271,7 @@ def test_a_version_that_needs_a_higher_rank_is_refused_with_the_remedy(bench: Be
     bench.publish(1)
     bench.residency._limits = replace(bench.residency._limits, max_rank=2)
 
-    with pytest.raises(IncompatibleAdapter, match="max_lora_rank at least 4"):
+    with pytest.raises(IncompatibleAdapter, match="max_lora_rank 8"):
         run(lambda: bench.ask("x@1"))
 
 
