@@ -1,6 +1,7 @@
-"""Whether the right adapter answers, and when: mix-ups, spoiled adapters, crashes, promotions.
+"""Whether the right adapter answers, and when: mix-ups, spoiled adapters, crashes, promotions,
+cold versions, many adapters.
 
-All but the last run on a tiny random base, where hundreds of versions can be made and asked in
+All but the last two run on a tiny random base, where hundreds of versions can be made and asked in
 minutes; what an adapter answers alone is computed by transformers and peft, not by the server.
 """
 
@@ -8,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import crash, effect, mixup, switch
+from bench import crash, effect, many, mixup, switch
+from bench.client import LoadError
 from bench.harness import RESULTS, Report, quick
 from bench.servers import ServerError
 
@@ -17,6 +19,7 @@ PARTS = {
     "effect": effect.measure,
     "crash": crash.measure,
     "switch": switch.measure,
+    "many": many.measure,
 }
 
 
@@ -30,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, measure in PARTS.items():
             if options.only in (None, name):
                 measure(report, RESULTS / "adapters" / name, short=quick())
-    except ServerError as error:
+    except (ServerError, LoadError) as error:
         print(error, file=sys.stderr)
         return 1
     return report.write()

@@ -154,8 +154,8 @@ def contenders(base: str | None, environment: dict[str, str], *, itself: bool) -
     serve = [MODISTE, "serve", "--host", "127.0.0.1", "--port", str(port)]
     if base is not None:
         serve += ["--base", base]
-    arguments = without_address(_json_of([*serve, "--print", "args"], environment))
-    for_vllm = environment | without_plugin(_json_of([*serve, "--print", "env"], environment))
+    arguments = without_address(json_of([*serve, "--print", "args"], environment))
+    for_vllm = environment | without_plugin(json_of([*serve, "--print", "env"], environment))
     bare = bare_launch("vllm", arguments, for_vllm)
     if itself:
         return [bare, bare_launch("vllm-again", arguments, for_vllm)]
@@ -194,7 +194,8 @@ def without_plugin(environment: dict[str, str]) -> dict[str, str]:
     return environment | {"VLLM_PLUGINS": kept}
 
 
-def _json_of(command: Sequence[str], environment: dict[str, str]) -> Any:
+def json_of(command: Sequence[str], environment: dict[str, str]) -> Any:
+    """What a command prints. Raises ServerError."""
     try:
         result = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True
