@@ -30,7 +30,7 @@ class Canary:
 class Canaries(Aliases):
     """The canaries of all aliases; a promotion or rollback of the alias ends its canary."""
 
-    def start_canary(
+    def start_canary(  # noqa: PLR0913  # share and rule, and who, why and how
         self,
         reference: str,
         percent: float,

@@ -1,7 +1,7 @@
 """vLLM's engine as the rest of the server sees it.
 
-With `plugin.py`, `launch.py` and `sampler.py` the only module that imports vllm, and
-the only one that translates its errors.
+With `plugin.py`, `launch.py` and what runs inside vLLM's own processes the only module
+that imports vllm, and the only one that translates its errors.
 """
 
 import asyncio

@@ -21,6 +21,7 @@ from adapters.registry import Registry
 from service import errors
 from service.auth import Authenticator
 from service.capacity import Capacity
+from service.demand import Demand
 from service.engine import Engine, MeteredClient, engine_errors
 from service.middleware import Bound, Bounds, Edge, Table
 from service.models import Models
@@ -96,12 +97,13 @@ class ModistePlugin:
             engine, self._plan.registry, state.openai_serving_models, self._limits(), metrics
         )
         models = Models(self._plan.registry, residency, self._plan.base)
-        observer = Observer(self._plan.registry, residency.server, models, metrics)
+        observer = Observer(self._plan.registry, residency.leasing.server, models, metrics)
+        demand = Demand(self._plan.registry, residency, metrics)
         background = (
             asyncio.create_task(observer.run()),
-            asyncio.create_task(_follow_demand(models, residency)),
+            asyncio.create_task(demand.follow(models.caught_up)),
             asyncio.create_task(models.follow(settings.alias_poll_s)),
-            asyncio.create_task(residency.keep_leases()),
+            asyncio.create_task(residency.leasing.keep(residency.digests)),
         )
         state.modiste = Server(
             settings, self._plan.registry, engine, models, residency, metrics, background
@@ -134,11 +136,6 @@ class ModistePlugin:
             target_modules=frozenset(settings.lora_target_modules),
             room_wait_s=settings.version_wait_s,
         )
-
-
-async def _follow_demand(models: Models, residency: Residency) -> None:
-    await models.caught_up.wait()  # what aliases point at comes first
-    await residency.follow_demand()
 
 
 def our_routes() -> list[APIRoute]:

@@ -8,37 +8,31 @@ missing files end every request.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from os import getpid
-from socket import gethostname
 from time import monotonic, perf_counter
 from typing import Any, Protocol
-from uuid import uuid4
 
 from adapters.compatibility import Takes
 from adapters.errors import (
-    AdapterError,
     DigestMismatch,
     IncompatibleAdapter,
     InvalidManifest,
     ProofFailed,
     UnsafeFile,
 )
-from adapters.leases import LEASE_S
 from adapters.manifest import BaseRef
 from adapters.probe import Proof
 from adapters.registry import Registry, Version, check_ready
-from service.errors import BadRequest, NotReady, ServiceError
+from service.errors import BadRequest, NotReady
+from service.leasing import Leasing
 from service.models import Resolved
 from service.proving import ProvingEngine, prove
 from service.record import current_record
 from service.telemetry import Metrics
 
 logger = logging.getLogger("modiste.residency")
-
-RECENT_S = 600.0
-"""How long a version that was unloaded to make room counts as wanted."""
 
 QUARANTINED_FOR = (DigestMismatch, InvalidManifest, ProofFailed, UnsafeFile)
 """What a version can't recover from; a store that is away, or another base, passes."""
@@ -102,9 +96,12 @@ class Residency:
         self._live: frozenset[str] = frozenset()
         self._entering = self._leaving = 0
         self._changed = asyncio.Event()
-        self._leased: dict[str, tuple[Version, float]] = {}
         self._proofs: dict[str, Proof] = {}
-        self.server = f"{gethostname()}-{uuid4().hex[:12]}"
+        takes = Takes(
+            base=limits.base, max_rank=limits.max_rank, target_modules=limits.target_modules,
+            process=getpid(),
+        )  # fmt: skip
+        self.leasing = Leasing(registry, takes)
 
     @property
     def capacity(self) -> int:
@@ -133,65 +130,12 @@ class Residency:
         self._live = frozenset(version.digest for version in versions)
         self._changed.set()
 
-    async def preload(self, most: int | None = None) -> int:
-        """Load what other servers use, or this one's predecessor used, while there are places.
+    def digests(self) -> list[str]:
+        """Of what is loaded or about to be."""
+        return [*self._residents, *self._loading]
 
-        Returns:
-            How many were loaded, `most` at most.
-        """
-        loaded = 0
-        for version in await asyncio.to_thread(self._registry.wanted, self.server):
-            free = self._limits.max_resident - len(self._residents) - len(self._loading)
-            if free <= 0 or loaded == most:
-                break
-            if version.digest in self._residents or version.digest in self._loading:
-                continue
-            try:
-                await self.ensure(version)
-            except (AdapterError, ServiceError) as error:
-                logger.warning("%s is not loaded ahead: %s", version.reference, error)
-                continue
-            loaded += 1
-        self._metrics.preloads.inc(loaded)
-        return loaded
-
-    async def follow_demand(self) -> None:
-        """For as long as the server runs: all that is wanted once at the start, then bit by bit."""
-        most = None
-        while True:
-            try:
-                await self.preload(most)
-            except AdapterError as error:
-                logger.warning("what is wanted can't be read: %s", error)
-            await asyncio.sleep(LEASE_S / 3)
-            most = 1
-
-    async def keep_leases(self) -> None:
-        """For as long as the server runs: what it takes is known, what it holds not collected."""
-        takes = self._takes()
-        try:
-            while True:
-                try:
-                    await asyncio.to_thread(self._registry.announce, self.server, takes)
-                    await asyncio.sleep(LEASE_S / 3)
-                    held = self._still_leased()
-                    await asyncio.to_thread(self._registry.renew, self.server, held)
-                except AdapterError as error:
-                    logger.warning("leases can't be renewed: %s", error)
-                    await asyncio.sleep(LEASE_S / 6)
-        finally:
-            with suppress(AdapterError):
-                await asyncio.to_thread(self._registry.withdraw, self.server)
-
-    def _still_leased(self) -> list[Version]:
-        """What is loaded, or was lately: it may come back."""
-        since = monotonic() - RECENT_S
-        self._leased = {
-            digest: (version, used)
-            for digest, (version, used) in self._leased.items()
-            if used > since or digest in self._residents or digest in self._loading
-        }
-        return [version for version, _ in self._leased.values()]
+    def free_places(self) -> int:
+        return self._limits.max_resident - len(self._residents) - len(self._loading)
 
     async def hold(self, version: Version) -> Resolved:
         """Load a version if need be; it stays until the current request ends."""
@@ -246,10 +190,7 @@ class Residency:
         started = perf_counter()
         try:
             self._check(version)
-            known = version.digest in self._leased
-            self._leased[version.digest] = version, monotonic()
-            if not known:
-                await asyncio.to_thread(self._registry.lease, self.server, version)
+            await self.leasing.take(version)
             async with self._room():
                 resident = await self._load_and_prove(version)
                 self._residents[version.digest] = resident
@@ -259,7 +200,7 @@ class Residency:
             raise
         finally:
             if version.digest not in self._residents:
-                self._leased.pop(version.digest, None)
+                self.leasing.give_up(version)
         self._metrics.resident.set(len(self._residents))
         self._metrics.loads.observe(perf_counter() - started)
         logger.info(
@@ -279,20 +220,13 @@ class Residency:
                 hint="serve it with its own base, or train it again on this one",
                 param="model",
             )
-        if (misfit := self._takes().misfit(manifest)) is not None:
+        if (misfit := self.leasing.takes.misfit(manifest)) is not None:
             problem, remedy = misfit
             raise IncompatibleAdapter(
                 f"{version.reference} can't be served here: {problem}",
                 hint=f"restart with {remedy}",
                 param="model",
             )
-
-    def _takes(self) -> Takes:
-        limits = self._limits
-        return Takes(
-            base=limits.base, max_rank=limits.max_rank, target_modules=limits.target_modules,
-            process=getpid(),
-        )  # fmt: skip
 
     async def _load_and_prove(self, version: Version) -> Resident:
         identifier = self._served.lora_id_counter.inc(1)
@@ -387,7 +321,7 @@ class Residency:
     async def _unload(self, resident: Resident) -> None:
         # the name goes first: from here on nobody can take a new hold on it
         del self._residents[resident.version.digest]
-        self._leased[resident.version.digest] = resident.version, monotonic()
+        self.leasing.used(resident.version)
         self._served.lora_requests.pop(resident.resolved.engine_name, None)
         self._metrics.resident.set(len(self._residents))
         self._metrics.evictions.inc()

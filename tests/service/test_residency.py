@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from adapters import leases
 from adapters.errors import (
@@ -19,12 +20,14 @@ from adapters.errors import (
     StoreFailed,
 )
 from adapters.registry import Version
-from service import residency
+from service import leasing
+from service.demand import Demand
 from service.errors import BadRequest, NotReady
 from service.inspector import Inspection
 from service.models import Resolved
 from service.record import current_record
 from service.residency import Residency, Resident
+from service.telemetry import Metrics
 from tests.adapters.parcels import BASE
 from tests.service.workbench import Bench, run
 
@@ -102,12 +105,12 @@ def test_what_this_server_does_not_take_is_refused_but_sound(
 def test_a_server_says_what_it_takes_for_as_long_as_it_runs(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (leases, residency):
+    for module in (leases, leasing):
         monkeypatch.setattr(module, "LEASE_S", 0.3)
     wide = bench.publish(1, config={"rank_pattern": {"nothing": 16}})
 
     async def work() -> list[str]:
-        keeping = asyncio.create_task(bench.residency.keep_leases())
+        keeping = asyncio.create_task(bench.residency.leasing.keep(bench.residency.digests))
         await asyncio.sleep(0.05)  # at once, not only when leases are renewed
         first = bench.registry.misfits(bench.registry.find(wide))
         await asyncio.sleep(0.5)  # longer than it holds without renewal
@@ -127,7 +130,7 @@ def test_a_server_says_what_it_takes_for_as_long_as_it_runs(
 def test_a_database_that_is_away_for_a_while_does_not_end_the_renewal(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (leases, residency):
+    for module in (leases, leasing):
         monkeypatch.setattr(module, "LEASE_S", 0.3)
     wide = bench.publish(1, config={"rank_pattern": {"nothing": 16}})
     announce, failures = bench.registry.announce, iter([True])
@@ -140,7 +143,7 @@ def test_a_database_that_is_away_for_a_while_does_not_end_the_renewal(
     monkeypatch.setattr(bench.registry, "announce", fails_once)
 
     async def work() -> list[str]:
-        keeping = asyncio.create_task(bench.residency.keep_leases())
+        keeping = asyncio.create_task(bench.residency.leasing.keep(bench.residency.digests))
         await asyncio.sleep(0.3)
         told = bench.registry.misfits(bench.registry.find(wide))
         keeping.cancel()
@@ -453,6 +456,10 @@ def test_a_live_version_is_not_unloaded_and_a_cold_one_needs_not_be(bench: Bench
     assert run(work) is False
 
 
+def demand_of(bench: Bench) -> Demand:
+    return Demand(bench.registry, bench.residency, Metrics(CollectorRegistry()))
+
+
 def test_what_other_servers_use_is_loaded_ahead_while_there_are_places(bench: Bench) -> None:
     for value in (1, 2, 3):
         bench.publish(value)
@@ -461,8 +468,8 @@ def test_what_other_servers_use_is_loaded_ahead_while_there_are_places(bench: Be
 
     async def work() -> tuple[int, int, list[str]]:
         await bench.ask("x@2")
-        first = await bench.residency.preload()
-        again = await bench.residency.preload()
+        first = await demand_of(bench).preload()
+        again = await demand_of(bench).preload()
         loaded = sorted(r.version.reference for r in bench.residency.residents())
         return first, again, loaded
 
@@ -479,7 +486,7 @@ def test_one_that_fails_is_passed_over_when_loaded_ahead(bench: Bench) -> None:
     bench.engine.dishonest.add(bench.digest("x@1"))
 
     async def work() -> list[str]:
-        await bench.residency.preload()
+        await demand_of(bench).preload()
         return [r.version.reference for r in bench.residency.residents()]
 
     assert run(work) == ["x@2"]
