@@ -80,9 +80,12 @@ class Records:
     @contextmanager
     def _write(self) -> Iterator[Session]:
         """A transaction that no other write, of any process, overlaps."""
-        with told(self._writes), Session(self._writes, expire_on_commit=False) as session:
-            with session.begin():
-                yield session
+        with (
+            told(self._writes),
+            Session(self._writes, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
 
     def _adapter(self, session: Session, name: str) -> AdapterRow:
         row = session.get(AdapterRow, name)

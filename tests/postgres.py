@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests, with a database for each that asks."""
 
 import signal
+import tempfile
 from itertools import count
 from pathlib import Path
 
@@ -17,10 +18,18 @@ _TEMPLATE = "template_modiste"
 class Postgres:
     """A server on a socket, without TCP."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        # not below pytest's folder: each pytest that starts closes that to other users, and
+        # where the tests run as root PostgreSQL runs as another
+        folder = Path(tempfile.mkdtemp(prefix="modiste-postgres-"))
         self._server: PostgresServer = get_server(folder, cleanup_mode="delete")
         self._numbers = count(1)
         self._has_template = False
+        # only what a crash of the machine would lose: the tests crash PostgreSQL alone
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            for name in ("fsync", "full_page_writes"):
+                connection.execute(f"ALTER SYSTEM SET {name} = off")
+            connection.execute("SELECT pg_reload_conf()")
 
     def empty(self) -> str:
         """Address of a new database without tables."""
