@@ -229,7 +229,7 @@ def test_what_is_leased_while_another_process_collects_is_whole(home: Path, tmp_
     for number in range(1, 21):
         _publish(registry, tmp_path / str(number), number)
 
-    assert _at_once(*[(_lease_many, (home,))] * 2, *[(_collect_many, (home,))] * 2) == [0] * 4
+    assert _at_once(*[(_lease_many, (home,))] * 3, (_collect_many, (home,))) == [0] * 4
 
     for version in registry.versions("x"):
         if version.state == "ready":
@@ -261,9 +261,10 @@ def test_migrations_bring_an_empty_database_to_the_tables(tmp_path: Path) -> Non
 
 def _publish_and_promote(home: Path, work: Path, first: int, begun: Connection) -> None:
     registry = Registry.open(home)
-    begun.send("ready")
     for number in range(first, first + 1000):
         registry.promote(_publish(registry, work / str(number), number + 1))
+        if number == first:
+            begun.send("at work")
 
 
 def test_killed_at_any_point_every_version_is_whole_and_every_alias_points_at_one(
@@ -275,20 +276,18 @@ def test_killed_at_any_point_every_version_is_whole_and_every_alias_points_at_on
         arguments = (home, tmp_path / "w", kill * 1000, there)
         process = PROCESSES.Process(target=_publish_and_promote, args=arguments)
         process.start()
-        assert here.recv() == "ready"
+        assert here.recv() == "at work"
         time.sleep(dice.uniform(0, 0.15))
         process.kill()
         process.join()
 
         registry = Registry.open(home)
-        versions = registry.versions("x") if registry.adapters() else []
+        versions = registry.versions("x")
         for version in versions:
             registry.store.verify(version.manifest)
         numbers = [version.number for version in versions]
         assert numbers == list(range(1, len(versions) + 1))
         moves = registry.alias_history("x")
-        assert registry.all_aliases() == (
-            {("x", "production"): moves[-1].to_number} if moves else {}
-        )
+        assert registry.all_aliases() == {("x", "production"): moves[-1].to_number}
         assert {move.to_number for move in moves} <= set(numbers)
-    assert len(versions) > 25  # it did work between the kills
+    assert len(versions) > 25  # it was at work when it was killed
