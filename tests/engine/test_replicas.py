@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -16,6 +17,7 @@ from tests.serving import Running, start, stop
 
 NAMES = ("serve-a.log", "serve-b.log")
 WITHIN_S = 2.0
+SECRET = "hunter2"
 CALLERS = [f"caller-{number}" for number in range(8)]
 TRIED = next(key for key in CALLERS if draw(("tone", "production"), key) < 50)
 """A caller whom a canary of half of the requests answers."""
@@ -27,7 +29,8 @@ Pair = tuple[Running, Running]
 def pair(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[Pair]:
     """Both serve `tone`, whose first of two versions is live."""
     home = tmp_path_factory.mktemp("shared")
-    (home / "modiste.yaml").write_text(f"database_url: {postgres.ready()}\nkv_cache_gib: 1\n")
+    address = postgres.ready().replace("postgres:@", f"postgres:{SECRET}@")  # nobody asks for it
+    (home / "modiste.yaml").write_text(f"database_url: {address}\nkv_cache_gib: 1\n")
     registry = Registry.open(home)
     base = add_tiny_base(registry)
     for seed in (50, 51):
@@ -168,3 +171,12 @@ def test_while_the_database_is_away_both_go_on_answering_and_follow_it_when_it_i
     for server in pair:
         log = server.log.read_text()
         assert log.count("aliases can't be read") == log.count("aliases can be read again") == 1
+
+
+def test_the_databases_password_is_in_no_log_and_no_list_of_processes(pair: Pair) -> None:
+    for server in pair:
+        parent = psutil.Process(server.process.pid)
+        processes = [parent, *parent.children(recursive=True)]
+        assert len(processes) > 1  # the engine's too
+        assert SECRET not in str([process.cmdline() for process in processes])
+        assert SECRET not in server.log.read_text()
