@@ -1,42 +1,24 @@
-"""The database's tables and how to open it; `migrations/` brings it up to date."""
+"""The database's tables; `migrations/` brings a database up to date with them."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import (
-    JSON,
-    DateTime,
-    Engine,
-    ForeignKey,
-    Index,
-    TypeDecorator,
-    UniqueConstraint,
-    create_engine,
-    event,
-)
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, TypeDecorator, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-from adapters.errors import StoreFailed
 
 SCHEMA = "0004"
 
 
 class Moment(TypeDecorator[datetime]):
-    """A time in UTC; SQLite keeps no zone, so it is given back here."""
+    """A time in UTC: SQLite keeps no zone, PostgreSQL answers in the session's."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
-        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+        if value is None or value.tzinfo is None:
+            return value if value is None else value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)
 
 
 class Table(DeclarativeBase):
@@ -169,59 +151,3 @@ class ServerRow(Table):
     limits: Mapped[dict[str, Any]]
     until: Mapped[float]
     """Seconds since 1970; a server that is killed runs out."""
-
-
-def open_database(path: Path) -> Engine:
-    """Open the SQLite database of a home folder, creating or upgrading it under a lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin_immediate)
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current != SCHEMA:
-        with _locked(path.with_suffix(".lock")):
-            _upgrade(engine)
-    return engine
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What the database can't do is a `StoreFailed`: locked, full, damaged."""
-    try:
-        yield
-    except DatabaseError as error:
-        raise StoreFailed(
-            f"the database can't be used: {error.orig}",
-            hint="free disk space, end what locks modiste.db, or restore it from a backup",
-        ) from error
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy's "begin" event opens transactions
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin_immediate(connection: Any) -> None:
-    immediate = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _upgrade(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Several processes may start at once; one upgrades and the others wait."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

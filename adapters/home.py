@@ -3,6 +3,11 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adapters.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,7 @@ class Home:
 
     @property
     def database(self) -> Path:
+        """SQLite's file, which is used without a `database_url`."""
         return self.root / "modiste.db"
 
     @property
@@ -37,3 +43,43 @@ class Home:
     @property
     def settings(self) -> Path:
         return self.root / "modiste.yaml"
+
+    @property
+    def database_url(self) -> str | None:
+        """Address of a database elsewhere; it may hold a password.
+
+        Raises:
+            InvalidInput: the settings can't be read.
+        """
+        return self._setting("database_url")
+
+    def configured(self) -> dict[str, Any]:
+        """What `modiste.yaml` says, unchecked.
+
+        Raises:
+            InvalidInput: it is no mapping; its lines are not repeated, since they may be secret.
+        """
+        if not self.settings.is_file():
+            return {}
+        hint = "write one setting a line, `key: value`"
+        try:
+            values = yaml.safe_load(self.settings.read_text())
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = "" if mark is None else f", line {mark.line + 1}"
+            problem = getattr(error, "problem", None) or "unreadable"
+            raise InvalidInput(
+                f"{self.settings}{where}: not valid YAML: {problem}", hint=hint
+            ) from None
+        if values is None:
+            return {}
+        if not isinstance(values, dict):
+            raise InvalidInput(f"{self.settings}: must be a mapping of settings", hint=hint)
+        return {str(key): value for key, value in values.items()}
+
+    def _setting(self, key: str) -> str | None:
+        """A setting that both sides need: from the environment, else from the file."""
+        value = os.environ.get(f"MODISTE_{key.upper()}")
+        if value is None:
+            value = self.configured().get(key)
+        return None if value is None else str(value)

@@ -9,7 +9,8 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from adapters.database import AdapterRow, AliasRow, VersionRow, told
+from adapters.connect import for_reads, for_writes, told
+from adapters.database import AdapterRow, AliasRow, VersionRow
 from adapters.errors import AdapterNotFound, AliasNotFound, Quarantined, Removed, VersionNotFound
 from adapters.home import Home
 from adapters.manifest import Manifest
@@ -75,17 +76,21 @@ class Records:
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
         self.home = home
         self.store = store
-        self._database = database
+        self._reads, self._writes = for_reads(database), for_writes(database)
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with told(), Session(self._database, expire_on_commit=False) as session:
+        with told(self._reads), Session(self._reads, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
-        database = self._database.execution_options(writes=True)
-        with told(), Session(database, expire_on_commit=False) as session, session.begin():
+        """A transaction that no other write, of any process, overlaps."""
+        with (
+            told(self._writes),
+            Session(self._writes, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     def _adapter(self, session: Session, name: str) -> AdapterRow:

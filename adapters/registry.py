@@ -4,23 +4,17 @@ The database says what exists and where aliases point; the store holds the conte
 A version's number and folder are given in one transaction.
 """
 
-import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Engine, func, select, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from adapters.bases import Base
-from adapters.database import (
-    AdapterRow,
-    AliasRow,
-    BaseRow,
-    CanaryRow,
-    VersionRow,
-    open_database,
-)
+from adapters.connect import open_database, reason
+from adapters.database import AdapterRow, AliasRow, BaseRow, CanaryRow, VersionRow
+from adapters.database_url import find_database, shown
 from adapters.errors import BaseNotFound, InvalidName, StoreFailed
 from adapters.garbage import Garbage
 from adapters.home import Home
@@ -30,6 +24,7 @@ from adapters.names import check_name, parse_reference
 from adapters.records import QUARANTINED, READY, AdapterRecord, Version, check_ready
 from adapters.store import Staged, Store
 from adapters.trials import BY_RULE, Trials
+from adapters.watch import watch
 
 __all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
 
@@ -39,23 +34,31 @@ class Registry(Garbage, Trials, Leases):
 
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
         super().__init__(home, database, store)
-        self._watch: sqlite3.Connection | None = None
+        self._watch = watch(database)
 
     @classmethod
     def open(cls, root: Path | None = None) -> "Registry":
         """Open the registry of a home folder, creating it when it is new.
 
         Raises:
-            StoreFailed: the folder can't be written or the database is damaged.
+            InvalidInput: the settings name a database that can't be used.
+            StoreFailed: the folder can't be written, the database is damaged or away.
         """
         home = Home.find(root)
+        url = find_database(home)
         try:
-            return cls(home, open_database(home.database), Store(home.store))
-        except (OSError, DatabaseError) as error:
+            home.root.mkdir(parents=True, exist_ok=True)
+            return cls(home, open_database(url), Store(home.store))
+        except DBAPIError as error:
+            if url.get_backend_name() == "sqlite":
+                raise _unopened(home, error) from error
             raise StoreFailed(
-                f"the home folder {home.root} can't be opened: {error}",
-                hint="check its owner and free space, or set MODISTE_HOME to another folder",
+                f"the database {shown(url)} can't be opened: {reason(error)}",
+                hint="check that it runs and lets this user in and make tables; "
+                "its address is database_url in modiste.yaml or MODISTE_DATABASE_URL",
             ) from error
+        except OSError as error:
+            raise _unopened(home, error) from error
 
     # versions
 
@@ -165,17 +168,20 @@ class Registry(Garbage, Trials, Leases):
             for canary in session.scalars(tried).all():
                 self._end(session, canary, promote=False, who=BY_RULE, why=reason)
 
+    @property
+    def stamp_waits(self) -> bool:
+        """Whether `stamp` waits for a network: not to be called in an event loop then."""
+        return self._watch.waits
+
     def stamp(self) -> int:
-        """Another number whenever something wrote to the database; takes microseconds.
+        """Another number whenever an alias or a canary may have changed; cheap to ask.
 
         Not for several threads at once.
+
+        Raises:
+            StoreFailed: the database can't be reached.
         """
-        if self._watch is None:
-            self._watch = sqlite3.connect(
-                self.home.database, check_same_thread=False, isolation_level=None
-            )
-        row: tuple[int] = self._watch.execute("PRAGMA data_version").fetchone()
-        return row[0]
+        return self._watch.stamp()
 
     # base models
 
@@ -234,6 +240,13 @@ class Registry(Garbage, Trials, Leases):
         raise BaseNotFound(
             wanted, hint=f"known: {names}; add one with `modiste base add SOURCE`", param="base"
         )
+
+
+def _unopened(home: Home, error: Exception) -> StoreFailed:
+    return StoreFailed(
+        f"the home folder {home.root} can't be opened: {error}",
+        hint="check its owner and free space, or set MODISTE_HOME to another folder",
+    )
 
 
 def _finish(staged: Staged, number: int, now: datetime) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adapters.database_url import find_database, shown
 from adapters.errors import AdapterError
 from adapters.home import Home
 from adapters.registry import Registry
@@ -153,7 +154,12 @@ def _home(home: Home) -> Iterator[Finding]:
 
 
 def _registry(home: Home) -> Iterator[Finding]:
-    if not home.database.exists():
+    try:
+        url = find_database(home)
+    except AdapterError as error:
+        yield Finding("database", error.message, "wrong", error.hint)
+        return
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         yield Finding(
             "base models",
             "none",
@@ -168,6 +174,7 @@ def _registry(home: Home) -> Iterator[Finding]:
     except AdapterError as error:
         yield Finding("database", error.message, "wrong", error.hint)
         return
+    yield Finding("database", shown(url))
     yield Finding(
         "base models", ", ".join(base.name for base in bases) or "none",
         "ok" if bases else "warning", "" if bases else "add one with `modiste base add SOURCE`",

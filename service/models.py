@@ -230,11 +230,17 @@ class Models:
 
     async def follow(self, every_s: float) -> None:
         """Keep up with the registry for as long as the server runs."""
+        away = False
         while True:
             try:
                 await self.catch_up()
+                if away:
+                    logger.warning("aliases can be read again")
+                away = False
             except AdapterError as error:
-                logger.warning("aliases can't be read: %s", error)
+                if not away:  # once, not several times a second until the database is back
+                    logger.warning("aliases can't be read: %s", error)
+                away = True
             except Exception:  # the loop must outlive any one failure
                 logger.exception("following aliases failed")
             await asyncio.sleep(every_s)
@@ -242,7 +248,7 @@ class Models:
     async def catch_up(self) -> None:
         """Load and prove what aliases point at now, then let them take effect."""
         async with self._following:
-            stamp, due = self._registry.stamp(), monotonic() >= self._retry_at
+            stamp, due = await self._look(), monotonic() >= self._retry_at
             if stamp == self._stamp and not due:
                 return
             revision = await asyncio.to_thread(self._registry.revision)
@@ -265,6 +271,12 @@ class Models:
             self._residency.keep([*self._live.values(), *tried])
             self._stamp, self._revision = stamp, revision
             self.caught_up.set()
+
+    async def _look(self) -> int:
+        # PostgreSQL is asked in a thread: a network may hang, the event loop must not
+        if self._registry.stamp_waits:
+            return await asyncio.to_thread(self._registry.stamp)
+        return self._registry.stamp()
 
     async def _switch(self, key: tuple[str, str], number: int) -> None:
         name, alias = key

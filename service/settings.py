@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from adapters.compatibility import RANKS
+from adapters.database_url import parse_database_url
+from adapters.errors import InvalidInput
 from adapters.home import Home
 
 NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY"})
@@ -34,6 +35,11 @@ class Settings(BaseModel):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8321, ge=1, le=65535, description="port to listen on")
     base: str | None = Field(default=None, description="base model to serve; none: the default")
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="address of a PostgreSQL database, `postgresql://USER:PASSWORD@HOST/NAME`; "
+        "none: SQLite in the home folder",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="the engine's dtype; auto: float32 on CPU, else the model's"
     )
@@ -96,6 +102,17 @@ class Settings(BaseModel):
             raise ValueError(f"must be one of {', '.join(map(str, RANKS))}")
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _database_that_can_be_used(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                parse_database_url(value.get_secret_value())
+            except InvalidInput as error:
+                problem = error.message.removeprefix("database_url ")
+                raise ValueError(f"{problem}; {error.hint}") from None
+        return value
+
     @field_validator("lora_target_modules")
     @classmethod
     def _never_the_head(cls, value: list[str]) -> list[str]:
@@ -140,7 +157,7 @@ def load_settings(
         SettingsError: every unknown key and wrong value.
     """
     environment = os.environ if environment is None else environment
-    values: dict[str, Any] = {**_from_file(home.settings), **_from_environment(environment)}
+    values: dict[str, Any] = {**_from_file(home), **_from_environment(environment)}
     values |= {key: value for key, value in overrides.items() if value is not None}
     try:
         return Settings.model_validate(values)
@@ -148,18 +165,11 @@ def load_settings(
         raise SettingsError([_explain(problem) for problem in error.errors()]) from None
 
 
-def _from_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _from_file(home: Home) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise SettingsError([f"{path}: not valid YAML: {error}"]) from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise SettingsError([f"{path}: must be a mapping of settings"])
-    return {str(key): value for key, value in values.items()}
+        return home.configured()
+    except InvalidInput as error:
+        raise SettingsError([error.message]) from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -36,10 +36,12 @@ class Running:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
 
-def start(home: Path, *arguments: str, **environment: str) -> tuple[subprocess.Popen[bytes], str]:
+def start(
+    home: Path, *arguments: str, log_name: str = "serve.log", **environment: str
+) -> tuple[subprocess.Popen[bytes], str]:
     """Start `modiste serve` and wait until it is ready."""
     port = free_port()
-    log = (home / "serve.log").open("wb")
+    log = (home / log_name).open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "serve", "--port", str(port), *arguments],
         env={**os.environ, "MODISTE_HOME": str(home), **environment},
@@ -57,7 +59,7 @@ def start(home: Path, *arguments: str, **environment: str) -> tuple[subprocess.P
             pass
         time.sleep(0.3)
     stop(process)
-    pytest.fail((home / "serve.log").read_text()[-4000:])
+    pytest.fail((home / log_name).read_text()[-4000:])
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:

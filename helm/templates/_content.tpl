@@ -44,6 +44,11 @@ kept for the rest of the rendering, so that the Secret and the Deployment's hash
 {{- end }}
 {{- end }}
 
+{{/* Changes with the database's address, when the Secret can be read. */}}
+{{- define "modiste.databaseChecksum" -}}
+{{- lookup "v1" "Secret" .Release.Namespace .Values.database.existingSecret | dig "data" dict | toJson | sha256sum }}
+{{- end }}
+
 {{/* What the schema can't say, or would say badly. */}}
 {{- define "modiste.check" -}}
 {{- if and (not .Values.auth.enabled) (not .Values.auth.allowAnonymous) }}
@@ -54,6 +59,9 @@ kept for the rest of the rendering, so that the Secret and the Deployment's hash
 {{- end }}
 {{- if and .Values.auth.keys .Values.auth.existingSecret }}
 {{- fail "auth.keys and auth.existingSecret are both set: the keys come from one place only." }}
+{{- end }}
+{{- if and .Values.database.existingSecret .Values.networkPolicy.enabled (not .Values.networkPolicy.egress) }}
+{{- fail "database.existingSecret is set and networkPolicy.egress is empty: the pods could not reach the database. Let it out, and the cluster's DNS." }}
 {{- end }}
 {{- if gt (int .Values.replicas) 1 }}
 {{- if not .Values.persistence.enabled }}

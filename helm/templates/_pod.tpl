@@ -41,6 +41,13 @@ gets as many as the limit has, not bound to cores. `extraEnv` can say otherwise.
 {{- define "modiste.env" -}}
 - name: MODISTE_HOME
   value: /var/lib/modiste
+{{- if .Values.database.existingSecret }}
+- name: MODISTE_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.existingSecret }}
+      key: {{ .Values.database.secretKey }}
+{{- end }}
 {{- if eq (int .Values.gpu.count) 0 }}
 {{- $own := list }}
 {{- range .Values.extraEnv }}
@@ -107,11 +114,15 @@ gets as many as the limit has, not bound to cores. `extraEnv` can say otherwise.
 {{- end }}
 {{- end }}
 
-{{/* Several pods share one SQLite database in WAL mode, whose index is memory of one node. */}}
+{{/*
+Several pods share one SQLite database in WAL mode, whose index is memory of one node, or at least a
+volume; only with another database and a volume for many nodes they may part.
+*/}}
 {{- define "modiste.affinity" -}}
+{{- $apart := and .Values.database.existingSecret (has "ReadWriteMany" .Values.persistence.accessModes) }}
 {{- if .Values.affinity }}
 {{- toYaml .Values.affinity }}
-{{- else if gt (int .Values.replicas) 1 -}}
+{{- else if and (gt (int .Values.replicas) 1) (not $apart) -}}
 podAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:
     - topologyKey: kubernetes.io/hostname

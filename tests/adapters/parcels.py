@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from sqlalchemy import text
 
 from adapters.manifest import BaseRef, Draft, Manifest
 from adapters.probe import Probe, ProbeItem
@@ -65,3 +66,9 @@ def registry_with(folder: Path, versions: int) -> Registry:
         made = parcel(folder / str(number), number)
         registry.publish(made, draft(made))
     return registry
+
+
+def execute(registry: Registry, statement: str) -> None:
+    """Change the database behind the registry's back."""
+    with registry._writes.begin() as connection:
+        connection.execute(text(statement))

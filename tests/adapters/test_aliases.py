@@ -20,7 +20,7 @@ from tests.adapters.parcels import registry_with
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path, database: str) -> Registry:
     """`x` with three versions."""
     return registry_with(tmp_path, 3)
 

@@ -13,7 +13,7 @@ KEY = ("x", "production")
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path, database: str) -> Registry:
     """`x` with three versions, the second live after the first."""
     registry = registry_with(tmp_path, 3)
     for reference in ("x@1", "x@2"):

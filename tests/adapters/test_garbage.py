@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import sqlite3
 import time
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import pytest
 from adapters import garbage
 from adapters.errors import InvalidInput, Removed, StoreFailed
 from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel, registry_with
+from tests.adapters.parcels import draft, execute, parcel, registry_with
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path, database: str) -> Registry:
     """`x` with five versions."""
     return registry_with(tmp_path, 5)
 
@@ -49,8 +48,7 @@ def test_old_versions_go_and_the_newest_stay(registry: Registry) -> None:
 def test_by_default_a_young_version_stays(registry: Registry) -> None:
     assert registry.collect(keep=0).versions == []
 
-    with sqlite3.connect(registry.home.database) as database:
-        database.execute("UPDATE versions SET created = '2020-01-01 00:00:00' WHERE number = 2")
+    execute(registry, "UPDATE versions SET created = '2020-01-01 00:00:00' WHERE number = 2")
     assert registry.collect(keep=0).versions == ["x@2"]
 
 

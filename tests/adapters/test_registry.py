@@ -1,9 +1,10 @@
 """Versions and aliases: numbered once, moved atomically, whole after any crash."""
 
 import multiprocessing
+import os
 import random
-import sqlite3
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,24 +13,28 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from adapters.database import Table, open_database
+from adapters.connect import open_database
+from adapters.database import Table
+from adapters.database_url import find_database
 from adapters.errors import (
     AdapterNotFound,
     AliasNotFound,
     InvalidName,
     Quarantined,
+    Removed,
     StoreFailed,
     VersionNotFound,
 )
+from adapters.home import Home
 from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel, registry_with
+from tests.adapters.parcels import draft, execute, parcel, registry_with
 
 PROCESSES = multiprocessing.get_context("forkserver")  # starts them in milliseconds
 PROCESSES.set_forkserver_preload([__name__])
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path, database: str) -> Registry:
     return Registry.open(tmp_path / "home")
 
 
@@ -66,8 +71,7 @@ def test_a_version_is_found_by_every_name(registry: Registry, tmp_path: Path) ->
 def test_a_digest_that_begins_two_versions_is_ambiguous(registry: Registry, tmp_path: Path) -> None:
     for number in (1, 2):
         _publish(registry, tmp_path / str(number), number)
-    with sqlite3.connect(registry.home.database) as database:
-        database.execute("UPDATE versions SET digest = 'sha256:00000000' || number")
+    execute(registry, "UPDATE versions SET digest = 'sha256:00000000' || number")
 
     with pytest.raises(VersionNotFound, match="ambiguous"):
         registry.find("x@sha256:00000000")
@@ -89,8 +93,7 @@ def test_another_registry_sees_everything(registry: Registry, tmp_path: Path) ->
 
 def test_a_damaged_database_is_a_failed_store(registry: Registry, tmp_path: Path) -> None:
     _publish(registry, tmp_path / "a", 1)
-    with sqlite3.connect(registry.home.database) as database:
-        database.execute("DROP TABLE alias_moves")
+    execute(registry, "DROP TABLE alias_moves")
 
     with pytest.raises(StoreFailed, match="alias_moves"):
         registry.promote("x@1")
@@ -158,42 +161,98 @@ def test_publications_at_once_get_numbers_of_their_own(registry: Registry, tmp_p
     assert references == {f"x@{n}" for n in range(1, 13)}
 
 
+@pytest.fixture
+def home(tmp_path: Path, database: str) -> Path:
+    """A home whose settings name the database: other processes have another environment."""
+    home = tmp_path / "home"
+    home.mkdir()
+    if database == "postgresql":
+        (home / "modiste.yaml").write_text(f"database_url: {os.environ['MODISTE_DATABASE_URL']}\n")
+    return home
+
+
+def _at_once(*calls: tuple[Callable[..., None], tuple[object, ...]]) -> list[int | None]:
+    """Run each in a process of its own; their exit codes."""
+    processes = [PROCESSES.Process(target=work, args=arguments) for work, arguments in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
 def _publish_many(home: Path, work: Path, first: int) -> None:
     registry = Registry.open(home)
     for number in range(first, first + 5):
-        _publish(registry, work / str(number), number + 1)
+        reference = _publish(registry, work / str(number), number + 1)
+        registry.promote(reference, who=reference)
 
 
-def test_processes_that_publish_at_once_lose_nothing(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    processes = [
-        PROCESSES.Process(target=_publish_many, args=(home, tmp_path / "w", first))
-        for first in (0, 100, 200)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+def test_processes_that_publish_and_promote_at_once_lose_nothing(
+    home: Path, tmp_path: Path
+) -> None:
+    firsts = (0, 100, 200, 300)
 
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    versions = Registry.open(home).versions("x")
-    assert [version.number for version in versions] == list(range(1, 16))
-    assert len({version.digest for version in versions}) == 15
+    assert _at_once(*[(_publish_many, (home, tmp_path / "w", n)) for n in firsts]) == [0] * 4
 
-
-def test_several_processes_may_open_a_new_home_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "h" / "modiste.db"
-    processes = [PROCESSES.Process(target=open_database, args=(path,)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-
-    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    registry = Registry.open(home)
+    versions = registry.versions("x")
+    assert [version.number for version in versions] == list(range(1, 21))
+    assert len({version.digest for version in versions}) == 20
+    moves = registry.alias_history("x")
+    assert sorted(move.to_number for move in moves) == list(range(1, 21))
+    assert {move.who for move in moves} == {version.reference for version in versions}
+    # each move starts where the one before it ended
+    assert [m.from_number for m in moves] == [None, *(m.to_number for m in moves[:-1])]
+    assert registry.aliases("x") == {"production": moves[-1].to_number}
 
 
+def _lease_many(home: Path) -> None:
+    registry = Registry.open(home)
+    for version in registry.versions("x"):
+        try:
+            registry.lease("server", version)
+        except Removed:
+            continue
+        registry.store.verify(version.manifest)
+    registry.store.verify(registry.find("x@20").manifest)
+
+
+def _collect_many(home: Path) -> None:
+    registry = Registry.open(home)
+    for keep in range(19, 0, -1):
+        registry.collect(keep=keep, older_than_days=0)
+
+
+def test_what_is_leased_while_another_process_collects_is_whole(home: Path, tmp_path: Path) -> None:
+    registry = Registry.open(home)
+    for number in range(1, 21):
+        _publish(registry, tmp_path / str(number), number)
+
+    assert _at_once(*[(_lease_many, (home,))] * 3, (_collect_many, (home,))) == [0] * 4
+
+    for version in registry.versions("x"):
+        if version.state == "ready":
+            registry.store.verify(version.manifest)
+
+
+def _open(home: Path) -> None:
+    assert Registry.open(home).adapters() == []
+
+
+def test_several_processes_may_open_a_new_database_at_once(
+    tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    if database == "postgresql":
+        url = request.getfixturevalue("postgres").empty()
+        (tmp_path / "modiste.yaml").write_text(f"database_url: {url}\n")
+
+    assert _at_once(*[(_open, (tmp_path,))] * 4) == [0] * 4
+
+
+@pytest.mark.usefixtures("database")
 def test_migrations_bring_an_empty_database_to_the_tables(tmp_path: Path) -> None:
-    engine = open_database(tmp_path / "modiste.db")
+    engine = open_database(find_database(Home(tmp_path)))
 
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
@@ -202,39 +261,36 @@ def test_migrations_bring_an_empty_database_to_the_tables(tmp_path: Path) -> Non
 
 def _publish_and_promote(home: Path, work: Path, first: int, begun: Connection) -> None:
     registry = Registry.open(home)
-    begun.send("ready")
     for number in range(first, first + 1000):
         registry.promote(_publish(registry, work / str(number), number + 1))
+        if number == first:
+            begun.send("at work")
 
 
 def test_killed_at_any_point_every_version_is_whole_and_every_alias_points_at_one(
-    tmp_path: Path,
+    home: Path, tmp_path: Path
 ) -> None:
-    home, dice = tmp_path / "home", random.Random(7)
+    dice = random.Random(7)
     for kill in range(25):
         here, there = PROCESSES.Pipe()
         arguments = (home, tmp_path / "w", kill * 1000, there)
         process = PROCESSES.Process(target=_publish_and_promote, args=arguments)
         process.start()
-        assert here.recv() == "ready"
+        assert here.recv() == "at work"
         time.sleep(dice.uniform(0, 0.15))
         process.kill()
         process.join()
 
         registry = Registry.open(home)
-        if not registry.adapters():
-            continue  # killed before its first publication
         versions = registry.versions("x")
         for version in versions:
             registry.store.verify(version.manifest)
         numbers = [version.number for version in versions]
         assert numbers == list(range(1, len(versions) + 1))
         moves = registry.alias_history("x")
-        assert registry.all_aliases() == (
-            {("x", "production"): moves[-1].to_number} if moves else {}
-        )
+        assert registry.all_aliases() == {("x", "production"): moves[-1].to_number}
         assert {move.to_number for move in moves} <= set(numbers)
-    assert len(versions) > 25  # it did work between the kills
+    assert len(versions) > 25  # it was at work when it was killed
 
 
 def test_a_fine_tuned_models_name_finds_its_version_and_no_other_bases_or_projects(

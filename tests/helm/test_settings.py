@@ -3,6 +3,7 @@
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import helm_python as helm
 import pytest
@@ -93,7 +94,8 @@ class TestKeys:
     def test_no_key_reaches_an_environment(self, objects: Objects) -> None:
         for container in containers(objects):
             for variable in container["env"]:
-                assert "secretKeyRef" not in variable.get("valueFrom", {})
+                from_secret = "secretKeyRef" in variable.get("valueFrom", {})
+                assert not from_secret or variable["name"] == "MODISTE_DATABASE_URL"
 
     def test_without_keys_one_is_made_that_the_server_accepts(self, tmp_path: Path) -> None:
         key = base64.b64decode(only(render(), "Secret")["data"]["api-keys"])
@@ -135,3 +137,44 @@ class TestKeys:
         assert settings_file(objects)["allow_anonymous"] is True
         assert "api_keys_file" not in settings_file(objects)
         assert "Secret" not in kinds(objects)
+
+
+class TestDatabase:
+    def test_its_address_comes_from_the_secret_to_server_and_init_container(self) -> None:
+        objects = render({"database": {"existingSecret": "db", "secretKey": "uri"}})
+        [init] = only(objects, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+
+        for container in (init, server(objects)):
+            env = {variable["name"]: variable for variable in container["env"]}
+            source = env["MODISTE_DATABASE_URL"]["valueFrom"]
+            assert source == {"secretKeyRef": {"name": "db", "key": "uri"}}
+
+    def test_without_a_secret_the_homes_own_is_used(self) -> None:
+        assert "MODISTE_DATABASE_URL" not in {v["name"] for v in server(render())["env"]}
+
+    @pytest.mark.parametrize(
+        ("values", "together"),
+        [
+            ({}, True),
+            ({"database": {"existingSecret": "db"}}, True),
+            ({"persistence": {"accessModes": ["ReadWriteMany"]}}, True),
+            (
+                {
+                    "database": {"existingSecret": "db"},
+                    "persistence": {"accessModes": ["ReadWriteMany"]},
+                },
+                False,
+            ),
+        ],
+    )
+    def test_replicas_part_only_with_a_database_and_a_volume_for_all_nodes(
+        self, values: dict[str, Any], together: bool
+    ) -> None:
+        objects = render({"replicas": 2, **values})
+        spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+
+        assert ("affinity" in spec) == together
+
+    def test_a_network_policy_that_shuts_it_out_is_refused(self) -> None:
+        with pytest.raises(helm.HelmRenderError, match="could not reach the database"):
+            render({"database": {"existingSecret": "db"}, "networkPolicy": {"enabled": True}})

@@ -10,12 +10,14 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from adapters.bases import Base
+from adapters.home import Home
 from adapters.registry import Registry
 from bench.servers import free_port
 from service import capacity, cli, doctor, launch
 from service.settings import Settings
 from tests.adapters.parcels import A, B, draft, parcel
 from tests.made import add_tiny_base
+from tests.postgres import Postgres
 
 KEY = "a-key-of-sixteen-characters"
 
@@ -158,3 +160,19 @@ def test_the_doctor_finds_what_is_wrong(
     assert findings["modiste serve"].state == "wrong"
     assert findings["base models"].found == "tiny"
     assert findings["vllm"].state == "ok"
+
+
+def test_the_doctor_shows_the_database_and_hides_its_password(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = postgres.ready().replace("postgres:@", "postgres:hunter2@")  # nobody asks for it
+    monkeypatch.setenv("MODISTE_DATABASE_URL", address)
+    findings = {f.what: f for f in doctor.collect(Home(tmp_path))}
+    assert findings["database"].state == "ok"
+    assert "postgres:***@" in findings["database"].found
+
+    monkeypatch.setenv("MODISTE_DATABASE_URL", "postgresql://ann:hunter2@127.0.0.1:1/x")
+    away = {f.what: f for f in doctor.collect(Home(tmp_path))}["database"]
+    assert away.state == "wrong"
+    assert "database_url" in away.remedy
+    assert "hunter2" not in f"{findings} {away}"

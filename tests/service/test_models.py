@@ -1,7 +1,11 @@
 """Names and aliases: what answers for them, and from when on."""
 
+import asyncio
+import logging
 from pathlib import Path
+from time import monotonic
 
+import psycopg
 import pytest
 
 from adapters.errors import DigestMismatch, Quarantined, StoreFailed
@@ -9,6 +13,7 @@ from adapters.registry import Registry
 from service.errors import ModelNotFound, NotReady
 from service.record import Record, current_record, set_record
 from tests.adapters.parcels import draft, parcel
+from tests.postgres import Postgres
 from tests.service.workbench import Bench, run
 
 
@@ -160,6 +165,87 @@ def test_an_alias_that_moved_nowhere_asks_the_database_nothing(
 
     run(work)
     assert len(asked) == 2
+
+
+def test_a_database_that_hangs_does_not_stop_the_event_loop(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = postgres.ready()
+    monkeypatch.setenv("MODISTE_DATABASE_URL", address)
+    bench = Bench(tmp_path)
+    bench.publish(1)
+    bench.registry.promote("x@1")
+
+    async def work(other: psycopg.Connection) -> tuple[float, str]:
+        await bench.models.catch_up()
+        other.execute("LOCK TABLE alias_moves")
+        looking = asyncio.create_task(bench.models.catch_up())
+        longest, until = 0.0, monotonic() + 0.5
+        while monotonic() < until:
+            before = monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, monotonic() - before)
+        assert not looking.done()
+        answered = (await bench.ask("x")).reference
+        other.rollback()
+        await looking
+        return longest, answered
+
+    with psycopg.connect(address) as other:
+        longest, answered = run(lambda: work(other))
+    assert longest < 0.3
+    assert answered == "x@1"
+
+
+@pytest.mark.parametrize("moves", ["promotion", "rollback", "canary"])
+def test_a_move_by_another_server_is_followed_on_either_database(
+    database: str, tmp_path: Path, moves: str
+) -> None:
+    bench = Bench(tmp_path)
+    _tried_out(bench, 50)
+    bench.registry.end_canary("x", promote=moves == "rollback")
+    elsewhere = Registry.open(bench.registry.home.root)
+
+    async def work() -> set[str]:
+        await bench.models.catch_up()
+        if moves == "promotion":
+            elsewhere.promote("x@2")
+        elif moves == "rollback":
+            elsewhere.rollback("x")
+        else:
+            elsewhere.start_canary("x@2", 50)
+        await bench.models.catch_up()
+        return set(await _sides(bench, [str(number) for number in range(50)]))
+
+    expected = {"promotion": {"x@2"}, "rollback": {"x@1"}, "canary": {"x@1", "x@2"}}
+    assert run(work) == expected[moves]
+
+
+def test_a_database_that_is_away_is_logged_once_and_that_it_is_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = [StoreFailed("gone")] * 5
+
+    def stamp(_: Registry) -> int:
+        if away:
+            raise away.pop()
+        return 1
+
+    monkeypatch.setattr(Registry, "stamp", stamp)
+
+    async def work() -> None:
+        following = asyncio.create_task(bench.models.follow(0.001))
+        async with asyncio.timeout(10):
+            while away or not bench.models.ready:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        following.cancel()
+
+    with caplog.at_level(logging.WARNING, "modiste.models"):
+        run(work)
+    assert [record.getMessage() for record in caplog.records] == [
+        "aliases can't be read: gone", "aliases can be read again",
+    ]  # fmt: skip
 
 
 def test_a_version_quarantined_while_known_is_served_again_once_repaired(tmp_path: Path) -> None:

@@ -86,3 +86,26 @@ def test_what_a_key_is_never_appears_in_a_message(tmp_path: Path) -> None:
         with pytest.raises(SettingsError) as caught:
             load_settings(Home(tmp_path), values, {}).keys()
         assert "hunter2" not in str(caught.value)
+
+
+def test_a_database_is_checked_with_the_other_settings_and_its_password_is_never_shown(
+    tmp_path: Path,
+) -> None:
+    address = "postgresql://ann:hunter2@db/modiste"
+    settings = load_settings(Home(tmp_path), {}, {"MODISTE_DATABASE_URL": address})
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+    wrong = {"MODISTE_DATABASE_URL": address.replace("postgresql", "mysql"), "MODISTE_PORT": "0"}
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Home(tmp_path), {}, wrong)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["port", "database_url"]
+    assert "mysql, which is not supported; write postgresql://" in caught.value.problems[1]
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_is_told_without_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "modiste.yaml").write_text("database_url: postgresql://ann:hunter2@db/x: y\n")
+
+    with pytest.raises(SettingsError, match="line 1: not valid YAML") as caught:
+        load_settings(Home(tmp_path), {}, {})
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,166 @@
+"""How the database is opened, brought up to date, read and written.
+
+Writes follow one another in all processes: SQLite by its write lock, PostgreSQL by an
+advisory lock that a transaction takes first and holds to its end.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from adapters.database import SCHEMA
+from adapters.errors import StoreFailed
+
+WRITE_LOCK = 0x6D6F6469737465
+"""Key of the advisory lock, `modiste` in ASCII; each database has its own."""
+
+LOCK_WAIT_S = 30
+"""Longest wait for another process's write."""
+
+_HINTS = {
+    "sqlite": "free disk space, end what locks modiste.db, or restore it from a backup",
+    "postgresql": "check that PostgreSQL runs, can be reached and has free disk space; "
+    "see database_url",
+}
+
+# A server that is gone must be noticed within seconds, also where no packet comes back.
+_CONNECT = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms
+    "application_name": "modiste",
+}  # fmt: skip
+
+# The last ends a transaction whose machine vanished while it held the write lock.
+_SESSION = f"""
+    SET lock_timeout = '{LOCK_WAIT_S}s';
+    SET statement_timeout = '{LOCK_WAIT_S + 10}s';
+    SET idle_in_transaction_session_timeout = '{2 * LOCK_WAIT_S}s'
+"""
+
+
+def open_database(url: URL) -> Engine:
+    """Open a database; one process at a time creates or upgrades its tables.
+
+    Raises:
+        StoreFailed: the tables are those of a newer program.
+        OSError, sqlalchemy.exc.DBAPIError: it can't be opened.
+    """
+    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current > SCHEMA:
+        raise StoreFailed(
+            f"the database has the tables of a newer program: {current}, here {SCHEMA}",
+            hint="run the newer program here too, or restore the backup from before it",
+        )
+    if current != SCHEMA:
+        with _alone(engine):
+            _upgrade(engine)
+    return engine
+
+
+def for_reads(engine: Engine) -> Engine:
+    """Each of its transactions sees the database as it was at one moment."""
+    if engine.dialect.name == "sqlite":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def for_writes(engine: Engine) -> Engine:
+    """Each of its transactions sees all that those before it wrote."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(writes=True)
+    # not a stricter level: its view would date from before the wait for the lock
+    return engine.execution_options(isolation_level="READ COMMITTED", writes=True)
+
+
+@contextmanager
+def told(engine: Engine) -> Iterator[None]:
+    """What the database can't do is a `StoreFailed`: locked, full, damaged, gone."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as error:
+        raise StoreFailed(
+            f"the database can't be used: {reason(error)}", hint=_HINTS[engine.dialect.name]
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """What the database said, in one line."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(said).split())
+
+
+def _sqlite(url: URL) -> Engine:
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # SQLAlchemy's "begin" event opens transactions
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    immediate = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _postgresql(url: URL) -> Engine:
+    given = {key: value for key, value in _CONNECT.items() if key not in url.query}
+    engine = create_engine(
+        url, connect_args=given, pool_pre_ping=True, pool_timeout=10, max_overflow=5
+    )
+    event.listen(engine, "connect", _configure_postgresql)
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _configure_postgresql(connection: Any, _record: Any) -> None:
+    connection.autocommit = True  # else a rollback would take the settings back
+    connection.execute(_SESSION)
+    connection.autocommit = False
+
+
+def _begin_postgresql(connection: Any) -> None:
+    if connection.get_execution_options().get("writes", False):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Several processes may start at once: one upgrades and the others wait.
+
+    On PostgreSQL the upgrade's own transaction sees to that.
+    """
+    if engine.dialect.name != "sqlite":
+        yield
+        return
+    with Path(engine.url.database or "").with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _upgrade(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with for_writes(engine).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
