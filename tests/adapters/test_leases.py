@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from sqlalchemy.orm import Session
 
 from adapters import leases
 from adapters.compatibility import Takes
@@ -31,7 +30,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def servers(registry: Registry) -> list[str]:
-    with Session(registry._database) as session:
+    with registry._read() as session:
         return sorted(row.server for row in session.query(ServerRow))
 
 

@@ -272,7 +272,8 @@ def test_a_place_is_taken_until_the_engine_let_go(
 
 def test_a_version_that_needs_a_higher_rank_is_refused_with_the_remedy(bench: Bench) -> None:
     bench.publish(1)
-    bench.residency._limits = replace(bench.residency._limits, max_rank=2)
+    takes = bench.residency.leasing.takes
+    bench.residency.leasing.takes = takes.model_copy(update={"max_rank": 2})
 
     with pytest.raises(IncompatibleAdapter, match="max_lora_rank 8"):
         run(lambda: bench.ask("x@1"))
