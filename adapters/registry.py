@@ -13,8 +13,10 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from adapters.bases import Base
+from adapters.cached import open_store
 from adapters.database import AdapterRow, AliasRow, BaseRow, VersionRow, open_database
 from adapters.errors import BaseNotFound, InvalidName, StoreFailed
+from adapters.fetches import Fetches
 from adapters.garbage import Garbage
 from adapters.home import Home
 from adapters.leases import Leases
@@ -26,7 +28,7 @@ from adapters.store import Staged, Store
 __all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
 
 
-class Registry(Garbage, Leases):
+class Registry(Garbage, Leases, Fetches):
     """All of one home folder. Safe to use from several processes and threads."""
 
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
@@ -39,10 +41,11 @@ class Registry(Garbage, Leases):
 
         Raises:
             StoreFailed: the folder can't be written or the database is damaged.
+            InvalidInput: modiste.yaml or `store_url` is wrong.
         """
         home = Home.find(root)
         try:
-            return cls(home, open_database(home.database), Store(home.store))
+            return cls(home, open_database(home.database), open_store(home))
         except (OSError, DatabaseError) as error:
             raise StoreFailed(
                 f"the home folder {home.root} can't be opened: {error}",
@@ -59,12 +62,26 @@ class Registry(Garbage, Leases):
             InvalidName: the name belongs to an adapter of another task.
             StoreFailed: nothing was published.
         """
-        with self.store.staged(folder, draft) as staged, self._write() as session:
-            now = datetime.now(UTC)
+        with self.store.staged(folder, draft) as staged:
+            if (known := self._published(staged)) is not None:
+                return known
+            staged.upload()
+            version = self._number(staged)
+        self.make_room(0)
+        return version
+
+    def _published(self, staged: Staged) -> Version | None:
+        """The ready version of equal content, before anything is sent elsewhere."""
+        with self._read() as session:
+            _check_task(session.get(AdapterRow, staged.draft.name), staged.draft)
+            row = _row_of(session, staged)
+        return self._version(row) if row is not None and row.state == READY else None
+
+    def _number(self, staged: Staged) -> Version:
+        draft, now = staged.draft, datetime.now(UTC)
+        with self._write() as session:
             self._adapter_for(session, draft, now)
-            row = session.scalar(
-                select(VersionRow).filter_by(adapter=draft.name, digest=staged.digest)
-            )
+            row = _row_of(session, staged)
             if row is None:
                 last = session.scalar(
                     select(func.max(VersionRow.number)).filter_by(adapter=draft.name)
@@ -87,12 +104,7 @@ class Registry(Garbage, Leases):
                 AdapterRow(name=draft.name, project=draft.project, task=draft.task, created=now)
             )
             session.flush()
-        elif adapter.task != draft.task:
-            raise InvalidName(
-                f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",
-                hint="publish under another name",
-                param="name",
-            )
+        _check_task(adapter, draft)
 
     def adapters(self) -> list[AdapterRecord]:
         with self._read() as session:
@@ -121,8 +133,8 @@ class Registry(Garbage, Leases):
             self._adapter(session, check_name(name))
             rows = session.scalars(
                 select(VersionRow).filter_by(adapter=name).order_by(VersionRow.number)
-            )
-            return [self._version(row) for row in rows]
+            ).all()
+        return [self._version(row) for row in rows]
 
     def find(self, reference: str) -> Version:
         """The version that a reference names now.
@@ -133,7 +145,8 @@ class Registry(Garbage, Leases):
         parsed = parse_reference(reference)
         with self._read() as session:
             self._adapter(session, parsed.name)
-            return self._version(self._row(session, parsed))
+            row = self._row(session, parsed)
+        return self._version(row)
 
     def verified(self, reference: str) -> Version:
         """The version that a reference names, every file checked against its digest now.
@@ -145,7 +158,7 @@ class Registry(Garbage, Leases):
         """
         version = self.find(reference)
         check_ready(version)
-        self.store.verify(version.manifest)
+        self.fetch(version)
         return version
 
     def quarantine(self, version: Version, reason: str) -> None:
@@ -225,6 +238,21 @@ class Registry(Garbage, Leases):
         names = ", ".join(base.name for base in known) or "none"
         raise BaseNotFound(
             wanted, hint=f"known: {names}; add one with `modiste base add SOURCE`", param="base"
+        )
+
+
+def _row_of(session: Session, staged: Staged) -> VersionRow | None:
+    return session.scalar(
+        select(VersionRow).filter_by(adapter=staged.draft.name, digest=staged.digest)
+    )
+
+
+def _check_task(adapter: AdapterRow | None, draft: Draft) -> None:
+    if adapter is not None and adapter.task != draft.task:
+        raise InvalidName(
+            f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",
+            hint="publish under another name",
+            param="name",
         )
 
 

@@ -8,6 +8,7 @@ missing files end every request.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from socket import gethostname
@@ -101,6 +102,8 @@ class Residency:
         self._changed = asyncio.Event()
         self._leased: dict[str, Version] = {}
         self._proofs: dict[str, Proof] = {}
+        # a slow store must not take the threads that requests are tokenised in
+        self._fetching = ThreadPoolExecutor(4, "modiste-fetch")
         self._server = f"{gethostname()}-{uuid4().hex[:12]}"
 
     @property
@@ -184,7 +187,9 @@ class Residency:
         try:
             self._check(version)
             await asyncio.to_thread(self._registry.lease, self._server, version)
-            await asyncio.to_thread(self._registry.store.verify, version.manifest)
+            await asyncio.get_running_loop().run_in_executor(
+                self._fetching, self._registry.fetch, version
+            )
             async with self._room():
                 resident = await self._load_and_prove(version)
                 self._residents[version.digest] = resident
