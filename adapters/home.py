@@ -9,7 +9,7 @@ import yaml
 
 from adapters.errors import InvalidInput
 
-STORE_CACHE_GIB = 10.0
+STORE_CACHE_GIB, MAX_CACHE_GIB = 10.0, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,12 @@ class Home:
             gib = STORE_CACHE_GIB if value is None else float(value)
         except (TypeError, ValueError):
             gib = 0.0
-        if not gib > 0:
+        if not 0 < gib <= MAX_CACHE_GIB:
             raise InvalidInput(
-                f"store_cache_gib is {value!r}", hint="give it in GiB, above 0",
+                f"store_cache_gib is {value!r}",
+                hint=f"give it in GiB, above 0, at most {MAX_CACHE_GIB:g}",
                 param="store_cache_gib",
-            )  # fmt: skip
+            )
         return int(gib * 2**30)
 
     def _setting(self, key: str) -> Any:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from adapters.errors import AdapterError
-from adapters.home import STORE_CACHE_GIB, Home
+from adapters.home import MAX_CACHE_GIB, STORE_CACHE_GIB, Home
 from adapters.remote import check_store_url
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -82,6 +82,7 @@ class Settings(BaseModel):
     store_cache_gib: float = Field(
         default=STORE_CACHE_GIB,
         gt=0,
+        le=MAX_CACHE_GIB,
         description="versions of store_url that are kept in the home, GiB",
     )
     max_body_bytes: int = Field(

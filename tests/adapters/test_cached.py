@@ -391,7 +391,7 @@ class TestHome:
         monkeypatch.setenv("MODISTE_STORE_CACHE_GIB", "0.5")
         assert (home.store_url, home.store_cache_bytes) == ("s3://environment", 2**29)
 
-    @pytest.mark.parametrize("value", ["0", "-1", "much", "nan"])
+    @pytest.mark.parametrize("value", ["0", "-1", "much", "nan", "inf"])
     def test_a_wrong_bound_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
     ) -> None:
