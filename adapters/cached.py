@@ -111,7 +111,8 @@ class CachedStore(Store):
             return self._fetch_manifest(name, digest)
 
     def _fetch_manifest(self, name: str, digest: str) -> Manifest:
-        text = self.remote.read(self.key(name, digest, MANIFEST))
+        # quick: who looks a version up may be in a transaction
+        text = self.remote.read(self.key(name, digest, MANIFEST), quick=True)
         manifest = self.parse(text, name, digest)
         if manifest.files.keys() - VERSION_FILES:
             raise InvalidManifest(
@@ -136,6 +137,9 @@ class CachedStore(Store):
             StoreFailed: the store is away, or the disk here is full; the next call goes on.
             DigestMismatch: a remote file is not what its digest says.
         """
+        with self._locked(manifest.name, manifest.digest, fcntl.LOCK_SH):
+            if self._whole(manifest):
+                return
         with self._locked(manifest.name, manifest.digest):
             try:
                 self._have(manifest)
@@ -149,6 +153,15 @@ class CachedStore(Store):
     def missing(self, manifest: Manifest) -> int:
         """Bytes that `verify` would have to fetch at most."""
         return max(0, manifest.size - self._size(self.folder(manifest.name, manifest.digest)))
+
+    def _whole(self, manifest: Manifest) -> bool:
+        places = [
+            (self.folder(manifest.name, manifest.digest) / file, digest)
+            for file, digest in manifest.files.items()
+        ]
+        return all(place.exists() for place, _ in places) and all(
+            _holds(place, digest) for place, digest in places
+        )
 
     def _have(self, manifest: Manifest) -> None:
         folder = self.folder(manifest.name, manifest.digest)

@@ -92,13 +92,17 @@ class Remote:
         self._scheme = urlsplit(url).scheme
         self._opened: tuple[int, Any, str] | None = None
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, quick: bool = False) -> bytes:
         """A small file.
 
         Raises:
             Absent, StoreFailed.
         """
-        return self._ask("read", lambda fs, root: bytes(fs.cat_file(f"{root}/{key}")), key)
+
+        def get(fs: Any, root: str) -> bytes:
+            return bytes(fs.cat_file(f"{root}/{key}"))
+
+        return self._ask("read", get, key, quick=quick)
 
     def download(self, key: str, place: Path) -> None:
         """Copy a file; what `place` has of it already is not asked for again.

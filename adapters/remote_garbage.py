@@ -16,7 +16,7 @@ from adapters.remote import STAGING, Remote
 from adapters.store import MANIFEST
 
 REMOTE_AGE_S = 24 * 3600.0
-"""A younger folder that the database doesn't know may be an upload of another host."""
+"""A younger folder without a manifest may be an upload of another host."""
 
 _FILE = re.compile(r"([a-z0-9][a-z0-9._-]*)/([0-9a-f]{64})/([^/]+)")
 
@@ -27,13 +27,13 @@ class RemoteGarbage(Records):
     def _collect_remote(
         self, remote: Remote, doomed: set[tuple[str, str]], *, dry_run: bool
     ) -> tuple[list[str], int]:
-        """Remove the files of removed versions, but their manifests, and what belongs to none.
+        """Remove the files of removed versions, but their manifests, and uploads that were cut off.
 
         Args:
             doomed: adapter and digest of versions that would be removed, were it no dry run.
 
         Returns:
-            URLs of the folders and files that belonged to no version, and all bytes freed.
+            URLs of the cut-off uploads, and all bytes freed.
 
         Raises:
             StoreFailed: the remote store can't be listed or written; another call goes on.
@@ -48,7 +48,8 @@ class RemoteGarbage(Records):
             keys = [f"{place}/{part}" for part in parts if state is None or part != MANIFEST]
             if state not in (None, REMOVED) or not keys:
                 continue
-            if state is None and not _abandoned(remote, keys):
+            # whole ones without a row may be another database's, or newer than a restored one
+            if state is None and (MANIFEST in parts or not _abandoned(remote, keys)):
                 continue
             if dry_run or self._remove(remote, name, digest, keys):
                 size += sum(files[key] for key in keys)

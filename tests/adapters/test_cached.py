@@ -440,3 +440,10 @@ def test_a_bucket_without_permission_is_told_with_the_remedy(
     finally:
         client.delete_bucket_policy(Bucket=BUCKET)
     assert isinstance(caught.value, StoreFailed)
+
+
+def test_what_is_being_read_can_be_verified_beside(url: str, tmp_path: Path) -> None:
+    [here] = shared(tmp_path, url, "here")
+    version = publish(here, tmp_path)
+    with here.store.held(version.manifest), ThreadPoolExecutor(1) as thread:
+        thread.submit(here.fetch, version).result(10)

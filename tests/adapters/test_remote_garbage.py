@@ -86,7 +86,7 @@ def test_uploads_of_other_hosts_stay_until_they_are_a_day_old(
 ) -> None:
     here = homes[0]
     young, dead = f"y/{'1' * 64}", f"y/{'2' * 64}"
-    for key in (f"{young}/probe.json", f"{dead}/probe.json", f"{dead}/manifest.json",
+    for key in (f"{young}/probe.json", f"{dead}/probe.json", f"{dead}/report.json",
                 ".staging/old-one", ".staging/new-one"):  # fmt: skip
         put(here, tmp_path, key)
     old(monkeypatch, dead, "old-one")
@@ -111,6 +111,18 @@ def test_one_young_file_spares_the_folder_of_an_upload(
     old(monkeypatch, "adapter_model")
 
     assert homes[0].collect().leftovers == []
+
+
+def test_whole_folders_that_this_database_does_not_know_stay(
+    homes: list[Registry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = Registry.open(tmp_path / "another database")
+    old(monkeypatch, "")
+    before = there(homes[0]).files()
+    found, size = stranger._collect_remote(there(homes[0]), set(), dry_run=False)
+
+    assert (found, size) == ([], 0)
+    assert there(homes[0]).files() == before
 
 
 def test_what_is_not_a_stores_is_never_touched(
