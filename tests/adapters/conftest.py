@@ -1,6 +1,7 @@
 """An S3 server for the whole session, and what a test needs to reach it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +23,15 @@ def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     return s3_address
+
+
+@pytest.fixture(params=["s3", "file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> str:
+    (tmp_path / "mount").mkdir()
+    return {
+        "s3": f"s3://{BUCKET}/{tmp_path.name}", "file": f"file://{tmp_path}/mount",
+        "memory": f"memory://{tmp_path.name}",
+    }[request.param]  # fmt: skip
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from moto.server import ThreadedMotoServer
 
 from adapters.cached import CachedStore
 from adapters.database import open_database
+from adapters.digests import digest_file
 from adapters.home import Home
-from adapters.registry import Registry
+from adapters.registry import Registry, Version
 from adapters.remote import Remote
+from tests.adapters.parcels import draft, parcel
 
 BUCKET = "models"
 
@@ -46,6 +48,21 @@ def shared(folder: Path, url: str, *names: str) -> list[Registry]:
         Registry(Home(folder / name), database, CachedStore(folder / name / "store", Remote(url)))
         for name in names
     ]
+
+
+def publish(registry: Registry, folder: Path, value: float = 1.0, name: str = "x") -> Version:
+    made = folder / f"made-{value}"
+    made = made if made.exists() else parcel(made, value)
+    return registry.publish(made, draft(made, name))
+
+
+def key_of(version: Version, file: str) -> str:
+    return f"{version.name}/{version.digest.removeprefix('sha256:')}/{file}"
+
+
+def is_whole(version: Version) -> bool:
+    files = version.manifest.files
+    return all(digest_file(version.folder / name) == digest for name, digest in files.items())
 
 
 @dataclass

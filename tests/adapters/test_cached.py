@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
@@ -11,26 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from adapters import cached, fetches, remote
+from adapters import remote
 from adapters.digests import digest_file
-from adapters.errors import AdapterError, DigestMismatch, InvalidInput, InvalidManifest, StoreFailed
-from adapters.home import Home
-from adapters.registry import Registry, Version
+from adapters.errors import AdapterError, DigestMismatch, InvalidManifest, StoreFailed
+from adapters.registry import Version
 from adapters.remote import Remote
 from adapters.transfer import export
-from tests.adapters.parcels import draft, parcel, registry_with
-from tests.adapters.remotes import BUCKET, Proxy, s3_client, shared
+from tests.adapters.parcels import draft, parcel
+from tests.adapters.remotes import (
+    BUCKET,
+    Proxy,
+    is_whole,
+    key_of,
+    publish,
+    s3_client,
+    shared,
+)
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture(params=["s3", "file", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> str:
-    (tmp_path / "mount").mkdir()
-    return {
-        "s3": f"s3://{BUCKET}/{tmp_path.name}", "file": f"file://{tmp_path}/mount",
-        "memory": f"memory://{tmp_path.name}",
-    }[request.param]  # fmt: skip
 
 
 @pytest.fixture
@@ -38,26 +35,11 @@ def s3_url(s3: str, tmp_path: Path) -> str:
     return f"s3://{BUCKET}/{tmp_path.name}"
 
 
-def publish(registry: Registry, folder: Path, value: float = 1.0, name: str = "x") -> Version:
-    made = folder / f"made-{value}"
-    made = made if made.exists() else parcel(made, value)
-    return registry.publish(made, draft(made, name))
-
-
 def altered(there: Remote, version: Version, folder: Path, file: str = WEIGHTS) -> None:
     """Change the last byte of a remote file."""
-    key = there_key(version, file)
+    key = key_of(version, file)
     (folder / "altered").write_bytes(there.read(key)[:-1] + b"\x01")
     there.upload(folder / "altered", key)
-
-
-def there_key(version: Version, file: str) -> str:
-    return f"{version.name}/{version.digest.removeprefix('sha256:')}/{file}"
-
-
-def is_whole(version: Version) -> bool:
-    files = version.manifest.files
-    return all(digest_file(version.folder / name) == digest for name, digest in files.items())
 
 
 def test_what_one_home_publishes_another_loads(url: str, tmp_path: Path) -> None:
@@ -225,7 +207,7 @@ class TestDamage:
         version = publish(here, tmp_path)
         text = (version.folder / "manifest.json").read_text()
         (tmp_path / "m").write_text(text.replace('"x"', '"y"'))
-        here.store.remote.upload(tmp_path / "m", there_key(version, "manifest.json"))
+        here.store.remote.upload(tmp_path / "m", key_of(version, "manifest.json"))
         with pytest.raises(DigestMismatch, match="holds y"):
             there.find("x@1")
 
@@ -236,7 +218,7 @@ class TestDamage:
         (tmp_path / "m").write_text(
             version.manifest.model_copy(update={"files": files}).model_dump_json()
         )
-        here.store.remote.upload(tmp_path / "m", there_key(version, "manifest.json"))
+        here.store.remote.upload(tmp_path / "m", key_of(version, "manifest.json"))
         with pytest.raises(InvalidManifest, match="doesn't have"):
             there.find("x@1")
 
@@ -258,7 +240,7 @@ class TestDamage:
     def test_a_version_that_the_store_lost_is_no_mismatch(self, url: str, tmp_path: Path) -> None:
         here, there = shared(tmp_path, url, "here", "there")
         version = publish(here, tmp_path)
-        here.store.remote.remove([there_key(version, WEIGHTS)])
+        here.store.remote.remove([key_of(version, WEIGHTS)])
         with pytest.raises(StoreFailed, match=f"has no x/.*{WEIGHTS}"):
             there.fetch(there.find("x@1"))
 
@@ -292,135 +274,6 @@ def test_processes_and_threads_that_want_the_same_version_download_it_once(
 
     assert [child.exitcode for child in children] == [0, 0]
     assert [len(proxy.ranges(file)) for file in version.manifest.files] == [1, 1, 1]
-
-
-class TestRoom:
-    @pytest.fixture(autouse=True)
-    def _used_long_ago(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fetches, "RECENT_S", -1.0)
-
-    @pytest.fixture
-    def homes(self, url: str, tmp_path: Path) -> list[Registry]:
-        """Three versions published on the first home, all fetched by the second."""
-        here, there = shared(tmp_path, url, "here", "there")
-        for value in (1, 2, 3):
-            publish(here, tmp_path, value)
-        for reference in ("x@2", "x@1", "x@3"):
-            there.verified(reference)
-            time.sleep(0.02)
-        return [here, there]
-
-    def have(self, registry: Registry) -> list[int]:
-        return [v.number for v in registry.versions("x") if (v.folder / WEIGHTS).exists()]
-
-    def limit(self, monkeypatch: pytest.MonkeyPatch, registry: Registry, versions: float) -> None:
-        size = registry.find("x@1").manifest.size
-        monkeypatch.setenv("MODISTE_STORE_CACHE_GIB", repr(versions * size / 2**30))
-
-    def test_the_least_recently_used_go_first(
-        self, homes: list[Registry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        here, there = homes
-        publish(here, tmp_path, 4)
-        self.limit(monkeypatch, there, 2.5)
-        there.verified("x@4")
-
-        assert self.have(there) == [3, 4]
-        assert is_whole(there.verified("x@2"))
-        assert self.have(there) == [2, 4]
-        assert [v.number for v in there.versions("x")] == [1, 2, 3, 4]  # manifests stay
-
-    def test_what_a_server_leases_or_somebody_reads_stays(
-        self, homes: list[Registry], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        here, there = homes
-        here.lease("a server", there.find("x@2"))
-        self.limit(monkeypatch, there, 0.5)
-        with there.store.held(there.find("x@1").manifest):
-            there.make_room(0)
-            assert self.have(there) == [1, 2]
-
-    def test_what_was_asked_for_just_now_stays(
-        self, homes: list[Registry], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(fetches, "RECENT_S", 60.0)
-        self.limit(monkeypatch, homes[1], 0.5)
-        homes[1].make_room(0)
-
-        assert self.have(homes[1]) == [1, 2, 3]
-
-    def test_the_only_copy_stays(
-        self, homes: list[Registry], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        _, there = homes
-        there.store.remote.remove([there_key(there.find("x@2"), WEIGHTS)])
-        self.limit(monkeypatch, there, 0.5)
-        there.make_room(0)
-
-        assert self.have(there) == [2]
-
-    def test_removed_versions_go_though_the_store_has_them_no_more(
-        self, homes: list[Registry], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        here, there = homes
-        here.collect(keep=1, older_than_days=0)
-        self.limit(monkeypatch, there, 1.5)
-        there.make_room(0)
-
-        assert self.have(there) == [3]
-
-    def test_a_publication_counts_too(
-        self, homes: list[Registry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        here, _ = homes
-        self.limit(monkeypatch, here, 1.5)
-        publish(here, tmp_path, 4)
-
-        assert self.have(here) == [4]
-
-
-class TestHome:
-    def test_the_environment_goes_before_the_file(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        home = Home(tmp_path)
-        assert home.store_url is None
-        (tmp_path / "modiste.yaml").write_text("store_url: s3://file\nstore_cache_gib: 2\n")
-        assert (home.store_url, home.store_cache_bytes) == ("s3://file", 2 * 2**30)
-        monkeypatch.setenv("MODISTE_STORE_URL", "s3://environment")
-        monkeypatch.setenv("MODISTE_STORE_CACHE_GIB", "0.5")
-        assert (home.store_url, home.store_cache_bytes) == ("s3://environment", 2**29)
-
-    @pytest.mark.parametrize("value", ["0", "-1", "much", "nan", "inf"])
-    def test_a_wrong_bound_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
-    ) -> None:
-        monkeypatch.setenv("MODISTE_STORE_CACHE_GIB", value)
-        with pytest.raises(InvalidInput, match="above 0"):
-            _ = Home(tmp_path).store_cache_bytes
-
-    def test_a_file_that_is_no_yaml_is_told_without_its_lines(self, tmp_path: Path) -> None:
-        (tmp_path / "modiste.yaml").write_text("api_keys: [verysecret\n  ]: ]\n")
-        with pytest.raises(InvalidInput, match="not valid YAML at line 2") as caught:
-            _ = Home(tmp_path).store_url
-        assert "verysecret" not in str(caught.value)
-
-    def test_a_registry_opens_the_store_of_its_home(
-        self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("MODISTE_STORE_URL", f"{url}/")
-        registry = registry_with(tmp_path, 1)
-        shutil.rmtree(registry.store.root)
-
-        assert is_whole(Registry.open(registry.home.root).verified("x@1"))
-
-    @pytest.mark.parametrize("below", ["", "/x"])
-    def test_the_cache_is_no_store(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
-    ) -> None:
-        monkeypatch.setenv("MODISTE_STORE_URL", f"file://{tmp_path}/store{below}")
-        with pytest.raises(InvalidInput, match="place of its cache"):
-            cached.open_store(Home(tmp_path))
 
 
 def test_a_bucket_without_permission_is_told_with_the_remedy(
