@@ -17,10 +17,8 @@ from typing import IO, Any
 
 from adapters.bases import TOKENIZER_FILES
 from adapters.errors import InvalidInput, StoreFailed, UnsafeFile
-from adapters.manifest import DECISIVE
-from adapters.store import EXTRA_FILES, MANIFEST
+from adapters.store import EXTRA_FILES, MANIFEST, VERSION_FILES
 
-VERSION_FILES = frozenset({*DECISIVE, *EXTRA_FILES})
 TOKENIZER_PARTS = frozenset(
     {*TOKENIZER_FILES, "tokenizer_config.json", "added_tokens.json", "vocab.json",
      "chat_template.jinja"}

@@ -21,11 +21,11 @@ from adapters.canaries import Canaries
 from adapters.database import AdapterRow, AliasRow, CanaryRow, LeaseRow, VersionRow
 from adapters.errors import InvalidInput
 from adapters.records import REMOVED
-from adapters.store import MANIFEST
+from adapters.remote_garbage import RemoteGarbage
+from adapters.store import ASIDE, MANIFEST
 
 KEEP = 5
 OLDER_THAN_DAYS = 30.0
-ASIDE = "aside-"
 STAGING_AGE_S = 600.0
 """A younger folder may be about to be locked by the publication that made it."""
 
@@ -37,12 +37,12 @@ class Collected:
     versions: list[str] = field(default_factory=list)
     """References of versions whose files went."""
     leftovers: list[str] = field(default_factory=list)
-    """Folders, relative to the store, that belong to no version."""
+    """Folders, relative to the store or as URLs, that belong to no version."""
     size: int = 0
-    """Bytes freed."""
+    """Bytes freed, those of a remote store and of its cache here."""
 
 
-class Garbage(Canaries):
+class Garbage(Canaries, RemoteGarbage):
     """Collection in the store of one home folder."""
 
     def collect(
@@ -71,7 +71,8 @@ class Garbage(Canaries):
         with self.store.writing():
             with self._write() as session:
                 doomed = self._old(session, keep, now - timedelta(days=older_than_days))
-                folders = [self.store.folder(row.adapter, row.digest) for row in doomed]
+                removed = {(row.adapter, row.digest) for row in doomed}
+                folders = [self.store.folder(*version) for version in removed]
                 collected.versions += [f"{row.adapter}@{row.number}" for row in doomed]
                 collected.size += sum(_size(folder, spare=MANIFEST) for folder in folders)
                 if not dry_run:
@@ -88,6 +89,10 @@ class Garbage(Canaries):
                 if not dry_run:
                     self._set_aside([*orphans, *self._files_of_removed(session)])
             self._sweep_staging(collected, dry_run=dry_run)
+        if self.store.remote is not None:
+            leftovers, size = self._collect_remote(self.store.remote, removed, dry_run=dry_run)
+            collected.leftovers += leftovers
+            collected.size += size
         return collected
 
     def _old(self, session: Session, keep: int, before: datetime) -> list[VersionRow]:

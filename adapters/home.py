@@ -9,6 +9,8 @@ import yaml
 
 from adapters.errors import InvalidInput
 
+STORE_CACHE_GIB, MAX_CACHE_GIB = 10.0, 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -52,6 +54,36 @@ class Home:
             InvalidInput: the settings can't be read.
         """
         return self._setting("database_url")
+
+    @property
+    def store_url(self) -> str | None:
+        """Where versions lie; None: in the folder `store`.
+
+        Raises:
+            InvalidInput: modiste.yaml can't be read.
+        """
+        url = self._setting("store_url")
+        return None if url is None or url == "" else str(url)
+
+    @property
+    def store_cache_bytes(self) -> int:
+        """Most that the folder `store` keeps of a store elsewhere.
+
+        Raises:
+            InvalidInput: modiste.yaml can't be read, or the value is no number above 0.
+        """
+        value = self._setting("store_cache_gib")
+        try:
+            gib = STORE_CACHE_GIB if value is None else float(value)
+        except (TypeError, ValueError):
+            gib = 0.0
+        if not 0 < gib <= MAX_CACHE_GIB:
+            raise InvalidInput(
+                f"store_cache_gib is {value!r}",
+                hint=f"give it in GiB, above 0, at most {MAX_CACHE_GIB:g}",
+                param="store_cache_gib",
+            )
+        return int(gib * 2**30)
 
     def configured(self) -> dict[str, Any]:
         """What `modiste.yaml` says, unchecked.

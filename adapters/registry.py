@@ -12,10 +12,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from adapters.bases import Base
+from adapters.cached import open_store
 from adapters.connect import open_database, reason
 from adapters.database import AdapterRow, AliasRow, BaseRow, CanaryRow, VersionRow
 from adapters.database_url import find_database, shown
 from adapters.errors import BaseNotFound, InvalidName, StoreFailed
+from adapters.fetches import Fetches
 from adapters.garbage import Garbage
 from adapters.home import Home
 from adapters.leases import Leases
@@ -29,7 +31,7 @@ from adapters.watch import watch
 __all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
 
 
-class Registry(Garbage, Trials, Leases):
+class Registry(Garbage, Trials, Leases, Fetches):
     """All of one home folder. Safe to use from several processes and threads."""
 
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
@@ -41,14 +43,14 @@ class Registry(Garbage, Trials, Leases):
         """Open the registry of a home folder, creating it when it is new.
 
         Raises:
-            InvalidInput: the settings name a database that can't be used.
+            InvalidInput: modiste.yaml, `database_url` or `store_url` is wrong.
             StoreFailed: the folder can't be written, the database is damaged or away.
         """
         home = Home.find(root)
         url = find_database(home)
         try:
             home.root.mkdir(parents=True, exist_ok=True)
-            return cls(home, open_database(url), Store(home.store))
+            return cls(home, open_database(url), open_store(home))
         except DBAPIError as error:
             if url.get_backend_name() == "sqlite":
                 raise _unopened(home, error) from error
@@ -70,12 +72,26 @@ class Registry(Garbage, Trials, Leases):
             InvalidName: the name belongs to an adapter of another task.
             StoreFailed: nothing was published.
         """
-        with self.store.staged(folder, draft) as staged, self._write() as session:
-            now = datetime.now(UTC)
+        with self.store.staged(folder, draft) as staged:
+            if (known := self._published(staged)) is not None:
+                return known
+            staged.upload()
+            version = self._number(staged)
+        self.make_room(0)
+        return version
+
+    def _published(self, staged: Staged) -> Version | None:
+        """The ready version of equal content, before anything is sent elsewhere."""
+        with self._read() as session:
+            _check_task(session.get(AdapterRow, staged.draft.name), staged.draft)
+            row = _row_of(session, staged)
+        return self._version(row) if row is not None and row.state == READY else None
+
+    def _number(self, staged: Staged) -> Version:
+        draft, now = staged.draft, datetime.now(UTC)
+        with self._write() as session:
             self._adapter_for(session, draft, now)
-            row = session.scalar(
-                select(VersionRow).filter_by(adapter=draft.name, digest=staged.digest)
-            )
+            row = _row_of(session, staged)
             if row is None:
                 last = session.scalar(
                     select(func.max(VersionRow.number)).filter_by(adapter=draft.name)
@@ -98,12 +114,7 @@ class Registry(Garbage, Trials, Leases):
                 AdapterRow(name=draft.name, project=draft.project, task=draft.task, created=now)
             )
             session.flush()
-        elif adapter.task != draft.task:
-            raise InvalidName(
-                f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",
-                hint="publish under another name",
-                param="name",
-            )
+        _check_task(adapter, draft)
 
     def adapters(self) -> list[AdapterRecord]:
         with self._read() as session:
@@ -132,8 +143,8 @@ class Registry(Garbage, Trials, Leases):
             self._adapter(session, check_name(name))
             rows = session.scalars(
                 select(VersionRow).filter_by(adapter=name).order_by(VersionRow.number)
-            )
-            return [self._version(row) for row in rows]
+            ).all()
+        return [self._version(row) for row in rows]
 
     def find(self, reference: str) -> Version:
         """The version that a reference names now.
@@ -144,7 +155,8 @@ class Registry(Garbage, Trials, Leases):
         parsed = parse_reference(reference)
         with self._read() as session:
             self._adapter(session, parsed.name)
-            return self._version(self._row(session, parsed))
+            row = self._row(session, parsed)
+        return self._version(row)
 
     def verified(self, reference: str) -> Version:
         """The version that a reference names, every file checked against its digest now.
@@ -156,7 +168,7 @@ class Registry(Garbage, Trials, Leases):
         """
         version = self.find(reference)
         check_ready(version)
-        self.store.verify(version.manifest)
+        self.fetch(version)
         return version
 
     def quarantine(self, version: Version, reason: str) -> None:
@@ -247,6 +259,21 @@ def _unopened(home: Home, error: Exception) -> StoreFailed:
         f"the home folder {home.root} can't be opened: {error}",
         hint="check its owner and free space, or set MODISTE_HOME to another folder",
     )
+
+
+def _row_of(session: Session, staged: Staged) -> VersionRow | None:
+    return session.scalar(
+        select(VersionRow).filter_by(adapter=staged.draft.name, digest=staged.digest)
+    )
+
+
+def _check_task(adapter: AdapterRow | None, draft: Draft) -> None:
+    if adapter is not None and adapter.task != draft.task:
+        raise InvalidName(
+            f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",
+            hint="publish under another name",
+            param="name",
+        )
 
 
 def _finish(staged: Staged, number: int, now: datetime) -> None:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adapters.compatibility import check_config, check_tensors
 from adapters.digests import digest_file, sync_file
@@ -29,16 +30,26 @@ from adapters.manifest import DECISIVE, Draft, Manifest, content_digest, parse_m
 from adapters.names import check_name
 from adapters.probe import Probe
 
+if TYPE_CHECKING:
+    from adapters.cached import Cached
+    from adapters.remote import Remote
+
 MANIFEST = "manifest.json"
 STAGING = ".staging"
+ASIDE = "aside-"
+"""Begins the name of a staged folder that was moved there to be deleted."""
 EXTRA_FILES = frozenset(
     {"report.json", "predictions.jsonl", "metrics.jsonl", "loss.png", "preflight.json",
      "recipe.yaml"}
 )  # fmt: skip
+VERSION_FILES = frozenset({*DECISIVE, *EXTRA_FILES})
 
 
 class Store:
     """Versions in a local folder."""
+
+    remote: "Remote | None" = None
+    """Where versions really lie, when `root` is only their cache."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -114,6 +125,14 @@ class Store:
                 f"{name} {digest}: no manifest in the store ({error.strerror})",
                 hint="restore the store from a backup, or publish the version again",
             ) from error
+        return self.parse(text, name, digest)
+
+    def parse(self, text: bytes, name: str, digest: str) -> Manifest:
+        """Read a manifest that shall be of this version.
+
+        Raises:
+            InvalidManifest, DigestMismatch: it was altered, or is another version's.
+        """
         manifest = parse_manifest(text, f"{name} {digest}")
         if (manifest.name, manifest.digest) != (name, digest):
             raise DigestMismatch(
@@ -144,6 +163,29 @@ class Store:
                     hint="restore the version from a backup, or publish it again",
                 )
 
+    @contextmanager
+    def held(self, manifest: Manifest) -> Iterator[Path]:
+        """A version's folder, which stays while the block runs."""
+        yield self.folder(manifest.name, manifest.digest)
+
+    def missing(self, manifest: Manifest) -> int:  # noqa: ARG002
+        """Bytes of a version that are not here."""
+        return 0
+
+    def cached(self) -> "list[Cached]":
+        """Versions here that can be had again from elsewhere, the longest unused first."""
+        return []
+
+    def drop(self, cached: "Cached", *, removed: bool) -> int:  # noqa: ARG002
+        """Let go of a version here; returns the bytes that went."""
+        return 0
+
+    def upload(self, staged: "Staged") -> None:
+        """Copy a publication's files elsewhere, where that is needed."""
+
+    def complete(self, folder: Path, manifest: Manifest) -> None:
+        """Make the version whole elsewhere, where that is needed."""
+
 
 class Staged:
     """A copy in the store that waits for its number."""
@@ -156,12 +198,21 @@ class Staged:
         )  # fmt: skip
         self.digest = content_digest(draft, files)
 
+    def upload(self) -> None:
+        """Bring the files where they will be served from; takes as long as they are large.
+
+        Raises:
+            StoreFailed: nothing was published.
+        """
+        self.store.upload(self)
+
     def finish(self, manifest: Manifest) -> Path:
         """Write the manifest, sync, and rename into place; returns the version's folder."""
         path = self.folder / MANIFEST
         path.write_text(manifest.model_dump_json(indent=1) + "\n")
         sync_file(path)
         sync_file(self.folder)
+        self.store.complete(self.folder, manifest)
         place = self.store.folder(manifest.name, manifest.digest)
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists():  # a crash left it before the registry knew of it

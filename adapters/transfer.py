@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from adapters.archive import DEFAULT_LIMITS, VERSION_FILES, shown, unpack, write_tar
+from adapters.archive import DEFAULT_LIMITS, shown, unpack, write_tar
 from adapters.bases import Base
 from adapters.digests import digest_file, sync_file
 from adapters.errors import (
@@ -21,7 +21,7 @@ from adapters.errors import (
 from adapters.manifest import Draft, Manifest, parse_manifest
 from adapters.names import check_name
 from adapters.registry import Registry, Version
-from adapters.store import MANIFEST
+from adapters.store import MANIFEST, VERSION_FILES
 
 _COMPRESSED = (".tar.gz", ".tgz")
 _OTHER_ARCHIVES = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z")
@@ -43,9 +43,13 @@ def export(registry: Registry, reference: str, target: Path) -> Version:
     """
     version = registry.verified(reference)
     _check_target(target)
-    files = [version.folder / file for file in sorted({*version.manifest.files, MANIFEST})]
+    names = sorted({*version.manifest.files, MANIFEST})
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as beside:
+        with (
+            registry.store.held(version.manifest) as folder,
+            tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as beside,
+        ):
+            files = [folder / name for name in names]
             staged = Path(beside) / target.name
             if target.name.endswith((".tar", *_COMPRESSED)):
                 top = f"{version.name}-{version.digest.removeprefix('sha256:')[:12]}"

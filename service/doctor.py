@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adapters.cached import open_store
 from adapters.database_url import find_database, shown
 from adapters.errors import AdapterError
 from adapters.home import Home
@@ -48,7 +49,7 @@ class Finding:
 def collect(home: Home) -> list[Finding]:
     """Look at everything; never raises for what it finds."""
     checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (
-        _machine, _gpu, _packages, _environment, _home, _registry,
+        _machine, _gpu, _packages, _environment, _home, _store, _registry,
     )  # fmt: skip
     return [finding for check in checks for finding in check(home)]
 
@@ -151,6 +152,20 @@ def _home(home: Home) -> Iterator[Finding]:
         "home", f"{home.root}, {gib:.0f} GiB free", "ok" if gib >= FREE_GIB else "wrong",
         "" if gib >= FREE_GIB else f"{FREE_GIB} GiB are needed for a base model and its versions",
     )  # fmt: skip
+
+
+def _store(home: Home) -> Iterator[Finding]:
+    """Where versions lie, when that is elsewhere."""
+    try:
+        remote = open_store(home).remote
+        if remote is None:
+            return
+        remote.check()
+        gib = home.store_cache_bytes / 2**30
+    except AdapterError as error:
+        yield Finding("store", error.message, "wrong", error.hint)
+        return
+    yield Finding("store", f"{remote.url}, of which {gib:g} GiB are kept here")
 
 
 def _registry(home: Home) -> Iterator[Finding]:

@@ -7,7 +7,8 @@ missing files end every request.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from os import getpid
@@ -102,6 +103,8 @@ class Residency:
             process=getpid(),
         )  # fmt: skip
         self.leasing = Leasing(registry, takes)
+        # a slow store must not take the threads that requests are tokenised in
+        self._fetching = ThreadPoolExecutor(4, "modiste-fetch")
 
     @property
     def capacity(self) -> int:
@@ -191,6 +194,8 @@ class Residency:
         try:
             self._check(version)
             await self.leasing.take(version)
+            if self._registry.store.remote is not None:
+                await self._in_thread(self._registry.fetch, version)
             async with self._room():
                 resident = await self._load_and_prove(version)
                 self._residents[version.digest] = resident
@@ -228,13 +233,18 @@ class Residency:
                 param="model",
             )
 
+    async def _verify(self, version: Version) -> None:
+        if self._registry.store.remote is None:  # else it was, when it was fetched
+            await self._in_thread(self._registry.store.verify, version.manifest)
+
+    async def _in_thread(self, work: Callable[..., None], *arguments: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._fetching, work, *arguments)
+
     async def _load_and_prove(self, version: Version) -> Resident:
         identifier = self._served.lora_id_counter.inc(1)
         name = version.digest
         # digests are checked while the engine reads the same files; nothing is served before
-        whole = asyncio.create_task(
-            asyncio.to_thread(self._registry.store.verify, version.manifest)
-        )
+        whole = asyncio.create_task(self._verify(version))
         try:
             with self._metrics.engine_loads.time():
                 request = await self._engine.load(name, identifier, str(version.folder))

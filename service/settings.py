@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from adapters.compatibility import RANKS
 from adapters.database_url import parse_database_url
-from adapters.errors import InvalidInput
-from adapters.home import Home
+from adapters.errors import AdapterError, InvalidInput
+from adapters.home import MAX_CACHE_GIB, STORE_CACHE_GIB, Home
+from adapters.remote import check_store_url
 
 NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY"})
 """Read elsewhere: the home folder, and the key that `modiste loadtest` sends."""
@@ -78,6 +79,17 @@ class Settings(BaseModel):
     allow_anonymous: bool = Field(
         default=False, description="listen on a public address without keys"
     )
+    store_url: str | None = Field(
+        default=None,
+        description="where versions lie: s3://BUCKET/PREFIX, file:///FOLDER or another fsspec URL; "
+        "none: the home's folder store",
+    )
+    store_cache_gib: float = Field(
+        default=STORE_CACHE_GIB,
+        gt=0,
+        le=MAX_CACHE_GIB,
+        description="versions of store_url that are kept in the home, GiB",
+    )
     max_body_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="largest request body, bytes"
     )
@@ -126,6 +138,14 @@ class Settings(BaseModel):
         if any(len(key) < 16 for key in value):
             raise ValueError("an API key has 16 characters or more")
         return value
+
+    @field_validator("store_url")
+    @classmethod
+    def _place_without_secrets(cls, value: str | None) -> str | None:
+        try:
+            return check_store_url(value) if value else None
+        except AdapterError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from None
 
     def keys(self) -> list[str]:
         """All accepted API keys.

@@ -38,6 +38,14 @@ class TestSettings:
 
         assert values.items() <= settings_file(render({"settings": values})).items()
 
+    def test_a_store_elsewhere_reaches_the_file_and_credentials_in_it_are_refused(self) -> None:
+        settings = {"store_url": "s3://models/modiste", "store_cache_gib": 20}
+        assert settings.items() <= settings_file(render({"settings": settings})).items()
+
+        for url in ("s3://id:secret@models", "s3://id:se/cret@models", "sftp://me:secret@host/p"):
+            with pytest.raises(helm.HelmError, match="store_url"):
+                render({"settings": {"store_url": url}})
+
     def test_what_is_null_is_left_to_the_server(self) -> None:
         written = settings_file(render())
 

@@ -160,6 +160,7 @@ def test_the_doctor_finds_what_is_wrong(
     assert findings["modiste serve"].state == "wrong"
     assert findings["base models"].found == "tiny"
     assert findings["vllm"].state == "ok"
+    assert "store" not in findings
 
 
 def test_the_doctor_shows_the_database_and_hides_its_password(
@@ -176,3 +177,19 @@ def test_the_doctor_shows_the_database_and_hides_its_password(
     assert away.state == "wrong"
     assert "database_url" in away.remedy
     assert "hunter2" not in f"{findings} {away}"
+
+
+def test_the_doctor_asks_a_store_elsewhere(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODISTE_STORE_URL", f"file://{tmp_path}/store")
+    [before] = doctor._store(registry.home)
+    (tmp_path / "store").mkdir()
+    [after] = doctor._store(registry.home)
+
+    assert (before.state, before.remedy) == (
+        "wrong", "check store_url; make the bucket or mount the folder",
+    )  # fmt: skip
+    assert (after.state, after.found) == (
+        "ok", f"file://{tmp_path}/store, of which 10 GiB are kept here",
+    )  # fmt: skip

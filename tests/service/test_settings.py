@@ -82,7 +82,10 @@ def test_values_of_the_environment_are_checked_too(tmp_path: Path) -> None:
 
 def test_what_a_key_is_never_appears_in_a_message(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("hunter2\n")
-    for values in ({"api_keys": ["hunter2"]}, {"api_keys_file": tmp_path / "keys"}):
+    for values in (
+        {"api_keys": ["hunter2"]}, {"api_keys_file": tmp_path / "keys"},
+        {"store_url": "s3://id:hunter2@bucket"},
+    ):  # fmt: skip
         with pytest.raises(SettingsError) as caught:
             load_settings(Home(tmp_path), values, {}).keys()
         assert "hunter2" not in str(caught.value)
