@@ -3,5 +3,6 @@
 The modules in reading order, which is running order: config, sources, examples, data,
 preflight, plan, batching, forward, train, generate, labels, metrics, evaluate, publish, run.
 Run as
-`python -m finetune`.
+`python -m finetune`. What is done with adapters that exist stands beside them: foreign and imports,
+lora, methods, combine and merge, bake.
 """

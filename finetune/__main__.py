@@ -5,8 +5,6 @@ Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 
 import argparse
 import json
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from rich.console import Console
 
 from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.registry import Registry
+from finetune.command import prepare_process, tell_error
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
 
 COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish")
@@ -25,11 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = parser().parse_args(arguments)
     console = Console(stderr=options.json)
-    signal.signal(signal.SIGTERM, _interrupt)
-    # Threads that wait for each other sleep instead of spinning. Where a server or another run
-    # shares the cores, spinning made the same work take 3 to 9 times as long; alone it saves
-    # little. OpenMP reads this when torch is imported, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_process()
     try:
         recipe = read_recipe(options.recipe, options.set)
         return run_steps(recipe, options, console)
@@ -93,18 +88,13 @@ def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> 
 
 
 def _fail(error: AdapterError, as_json: bool) -> None:
-    _say(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
-    if not as_json:
-        return
-    about: dict[str, Any] = {
-        "code": error.code, "message": error.message, "hint": error.hint, "param": error.param,
-    }  # fmt: skip
+    more: dict[str, Any] = {}
     if isinstance(error, RecipeError):
-        about["mistakes"] = [
+        more["mistakes"] = [
             {"key": m.key, "value": m.value, "problem": m.problem, "remedy": m.remedy}
             for m in error.mistakes
         ]
-    _print_json({"error": about})
+    tell_error(error, as_json=as_json, **more)
 
 
 def _print_json(value: Any) -> None:
@@ -114,10 +104,6 @@ def _print_json(value: Any) -> None:
 
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

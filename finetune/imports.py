@@ -5,25 +5,20 @@ trainers built on it save. Exit codes: 0 done, 1 failed, 2 bad input, 130 interr
 """
 
 import argparse
-import json
-import os
 import re
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
-
-from adapters.errors import AdapterError, InvalidInput
+from adapters.errors import InvalidInput
 from adapters.languages import parse_tag
 from adapters.names import check_name
 from adapters.prompt import Task
 from adapters.registry import Registry, Version
 from adapters.store import MANIFEST
 from adapters.transfer import import_own, opened
-from finetune.foreign import TEXTS, Progress, Wanted, import_foreign
+from finetune.command import Progress, run_command
+from finetune.foreign import TEXTS, Wanted, import_foreign
 
 _MOST_TEXTS = 12
 
@@ -31,30 +26,16 @@ _MOST_TEXTS = 12
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in finetune.__main__
-    console = Console(stderr=options.json, markup=False, highlight=False, soft_wrap=True)
-    started = time.monotonic()
 
-    def progress(step: str) -> None:
-        console.print(f"import: {time.monotonic() - started:6.1f} s  {step}")
-
-    try:
+    def work(progress: Progress) -> tuple[str, dict[str, Any]]:
         registry = Registry.open(options.home)
         version = import_adapter(options, registry, progress)
         for misfit in registry.misfits(version):
             progress(f"warning: {misfit}")
-    except AdapterError as error:
-        _fail(error, as_json=options.json)
-        return 1 if error.retryable else 2
-    except KeyboardInterrupt:
-        return 130
-    if options.json:
-        print(json.dumps({"version": version.reference, "digest": version.digest}))
-    else:
-        console.print(f"{version.reference} {version.digest}")
-    return 0
+        about = {"version": version.reference, "digest": version.digest}
+        return f"{version.reference} {version.digest}", about
+
+    return run_command("import", work, as_json=options.json)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,20 +148,6 @@ def read_texts(path: Path) -> tuple[str, ...]:
     if not texts:
         raise InvalidInput(f"{path} has no text", hint="write one a line", param="prompts")
     return texts
-
-
-def _fail(error: AdapterError, *, as_json: bool) -> None:
-    hint = f"\nhint: {error.hint}" if error.hint else ""
-    sys.stderr.write(f"error: {error.message}{hint}\n")
-    if as_json:
-        about = {
-            "code": error.code, "message": error.message, "hint": error.hint, "param": error.param,
-        }  # fmt: skip
-        print(json.dumps({"error": about}, ensure_ascii=False))
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -101,6 +101,14 @@ def record_probe(model: Any, prompts: list[list[int]], dtype: str) -> Probe:
     return Probe(dtype=dtype, items=items[:_ITEMS])
 
 
+def measure(model: Any, probe: Probe) -> list[list[float]]:
+    """Log-probabilities [items][K] in nats that a model gives to the probed tokens."""
+    with torch.inference_mode():
+        return [
+            _next_logprobs(model, item.prompt_ids)[item.token_ids].tolist() for item in probe.items
+        ]
+
+
 def probe_prompts(rows: list[Row]) -> list[list[int]]:
     """Up to twelve different prompts: short ones in the given order, else the shortest."""
     different = list({tuple(row.prompt_ids): None for row in rows})

@@ -213,3 +213,15 @@ def adapters_export(reference: str, target: Path, home: Home = None) -> None:
 def adapters_import(context: typer.Context) -> None:
     """Publish an export, or what peft saved (see `modiste adapters import --help`)."""
     run_child("finetune.imports", context.args)
+
+
+@adapters_app.command("merge", context_settings=PASS_ON, add_help_option=False)
+def adapters_merge(context: typer.Context) -> None:
+    """Make one version of several adapters (see `modiste adapters merge --help`)."""
+    run_child("finetune.merge", context.args)
+
+
+@adapters_app.command("bake", context_settings=PASS_ON, add_help_option=False)
+def adapters_bake(context: typer.Context) -> None:
+    """Write an adapter into its base's weights (see `modiste adapters bake --help`)."""
+    run_child("finetune.bake", context.args)

@@ -30,12 +30,18 @@ def complain(message: str, hint: str = "") -> None:
 
 
 def run_child(module: str, arguments: list[str]) -> None:
-    """Run `python -m MODULE` in our place, and end as it ends."""
-    try:
-        done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+    """Run `python -m MODULE` in our place, and end as it ends.
+
+    Ctrl-C reaches the child too, which may have to put away what it began: it is waited for.
+    """
+    with subprocess.Popen([sys.executable, "-m", module, *arguments]) as child:
+        while True:
+            try:
+                code = child.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+    raise typer.Exit(code if code >= 0 else 128 - code)
 
 
 def _escape(text: str) -> str:

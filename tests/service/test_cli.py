@@ -1,6 +1,8 @@
 """The command `modiste`: what it prints where, and how it ends."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,28 +134,73 @@ def test_every_mistake_in_the_settings_is_told(modiste: Any, registry: Registry)
     assert "max_loras:" in errors
 
 
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a shell script in the interpreter's place; its arguments end up in a file."""
+
+    def make(script: str) -> Path:
+        told = tmp_path / "arguments"
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {told}\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+        return told
+
+    return make
+
+
 @pytest.mark.parametrize(
-    ("ends", "code"), [(0, 0), (1, 1), (2, 2), (-9, 137), (KeyboardInterrupt(), 130)]
+    ("script", "code"),
+    [("exit 0", 0), ("exit 1", 1), ("exit 2", 2), ("kill -KILL $$", 137), ("kill -INT $$", 130)],
 )
-def test_a_child_commands_end_is_ours(
-    monkeypatch: pytest.MonkeyPatch, ends: int | BaseException, code: int
-) -> None:
-    called: list[list[str]] = []
-
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        called.append(command)
-        if isinstance(ends, BaseException):
-            raise ends
-        return subprocess.CompletedProcess(command, ends)
-
-    monkeypatch.setattr(subprocess, "run", run)
+def test_a_child_commands_end_is_ours(child: Any, script: str, code: int) -> None:
+    told = child(script)
     with pytest.raises(SystemExit) as ended:
         cli.app(["base", "add", "some/model", "--name", "n", "--help"], prog_name="modiste")
 
     assert ended.value.code == code
-    assert called == [
-        [sys.executable, "-m", "finetune.bases", "add", "some/model", "--name", "n", "--help"]
-    ]
+    assert told.read_text().split() == [
+        "-m", "finetune.bases", "add", "some/model", "--name", "n", "--help",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        ("import", "finetune.imports"), ("merge", "finetune.merge"), ("bake", "finetune.bake"),
+    ],
+)  # fmt: skip
+def test_what_needs_torch_runs_in_a_child_with_all_its_options(
+    child: Any, command: str, module: str
+) -> None:
+    told = child("exit 0")
+    with pytest.raises(SystemExit):
+        cli.app(["adapters", command, "x@1", "--json", "--weights=-1,2"], prog_name="modiste")
+
+    assert told.read_text().split() == ["-m", module, "x@1", "--json", "--weights=-1,2"]
+
+
+def test_a_child_that_is_interrupted_has_time_to_put_things_away(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, sys, time\n"
+        "print('up', flush=True)\n"
+        "try:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        f"    time.sleep(1)\n    pathlib.Path({str(done)!r}).touch()\n    sys.exit(130)\n"
+    )
+    script = "from service.console import run_child; run_child('slow', [])"
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as parent:  # fmt: skip
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+
+        parent.wait(30)
+    assert done.exists()
 
 
 def test_printing_needs_no_heavy_library() -> None:
