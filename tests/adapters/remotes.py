@@ -10,9 +10,10 @@ from pathlib import Path
 
 import boto3
 from moto.server import ThreadedMotoServer
+from sqlalchemy import URL
 
 from adapters.cached import CachedStore
-from adapters.database import open_database
+from adapters.connect import open_database
 from adapters.digests import digest_file
 from adapters.home import Home
 from adapters.registry import Registry, Version
@@ -43,7 +44,7 @@ def s3_client(endpoint: str) -> "boto3.client":
 
 def shared(folder: Path, url: str, *names: str) -> list[Registry]:
     """Registries of homes that share one database and one remote store."""
-    database = open_database(folder / "shared.db")
+    database = open_database(URL.create("sqlite", database=str(folder / "shared.db")))
     return [
         Registry(Home(folder / name), database, CachedStore(folder / name / "store", Remote(url)))
         for name in names

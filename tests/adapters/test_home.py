@@ -35,7 +35,7 @@ class TestHome:
 
     def test_a_file_that_is_no_yaml_is_told_without_its_lines(self, tmp_path: Path) -> None:
         (tmp_path / "modiste.yaml").write_text("api_keys: [verysecret\n  ]: ]\n")
-        with pytest.raises(InvalidInput, match="not valid YAML at line 2") as caught:
+        with pytest.raises(InvalidInput, match="line 2: not valid YAML") as caught:
             _ = Home(tmp_path).store_url
         assert "verysecret" not in str(caught.value)
 

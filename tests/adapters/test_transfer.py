@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -322,17 +321,10 @@ def test_the_command_exports_and_says_where(
     assert "exists" in told.err
 
 
-def test_importing_is_a_childs_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[list[str]] = []
-
-    def done(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        called.append(command)
-        return subprocess.CompletedProcess(command, 2)
-
-    monkeypatch.setattr(subprocess, "run", done)
-
-    assert run("adapters", "import", "a.tar", "--name", "n", "--help") == 2
-    assert called == [[sys.executable, "-m", "finetune.imports", "a.tar", "--name", "n", "--help"]]
+def test_importing_is_a_childs_work(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "missing.tar"
+    assert run("adapters", "import", str(missing), "--home", str(tmp_path / "home")) == 2
+    assert "missing.tar" in capfd.readouterr().err
 
 
 def test_every_refusal_of_this_package_has_a_remedy(registry: Registry, folder: Path) -> None:
