@@ -12,10 +12,10 @@ from adapters.registry import Registry
 from service.settings import Settings
 
 LEAST_SLOTS, MOST_SLOTS = 8, 64
-SLOTS_SHARE = 0.05
+SLOTS_SHARE = 0.1
 """Of the device's memory. A slot that is missing costs a load in the middle of a step."""
 
-PLACES_SHARE = 0.1
+PLACES_SHARE = 0.15
 MOST_PLACES = 1024
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

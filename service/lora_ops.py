@@ -5,37 +5,93 @@ token of the base model has index -1, which is the last slot: as soon as that sl
 filled, base requests in a step beside adapters are answered with its adapter. And the
 weights are copied once a token, which makes prompts slow.
 
-Here rows are grouped by adapter, each group is one matrix product with the weights where
-they lie, and rows of the base get nothing. A step of base rows alone does no LoRA work.
+Here rows are grouped by adapter. A group of many rows (a prompt) is one matrix product with
+the weights where they lie; groups of few rows (answers) go through a compiled loop, since
+with many adapters the calls would cost more than the arithmetic. Both read as many rows of a
+slot as its adapter has ranks. Rows of the base get nothing, and a step of base rows alone
+does no LoRA work.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from service.lora_kernel import add_rows
+
 NO_ADAPTER = -1
+FEW_ROWS = 16
+"""Groups with fewer go through the compiled loop."""
 
 Groups = list[tuple[int, "slice | Tensor"]]
 """Slot, and which rows of the step use it."""
 
 
-def group_rows(indices: Tensor) -> Groups:
+@dataclass(slots=True)
+class Rows:
+    """A step's rows by slot."""
+
+    groups: Groups = field(default_factory=list)
+    """All of them."""
+    large: Groups = field(default_factory=list)
+    """Those with many rows."""
+    few: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Rows of all other groups, those of one slot side by side; and their slots."""
+    slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def group_rows(indices: Tensor) -> Rows:
     """Rows by slot. `indices`: [B], -1 for the base model."""
     listed = indices.tolist()
-    slots = set(listed)
-    slots.discard(NO_ADAPTER)
-    if len(slots) == 1 and NO_ADAPTER not in listed:
-        return [(listed[0], slice(0, len(listed)))]
-    groups: Groups = []
-    for slot in sorted(slots):
-        rows = [row for row, value in enumerate(listed) if value == slot]
-        if rows[-1] - rows[0] + 1 == len(rows):
-            groups.append((slot, slice(rows[0], rows[-1] + 1)))
+    by_slot: dict[int, list[int]] = {}
+    for row, slot in enumerate(listed):
+        if slot != NO_ADAPTER:
+            by_slot.setdefault(slot, []).append(row)
+    found = Rows()
+    few: list[int] = []
+    slots: list[int] = []
+    for slot, rows in sorted(by_slot.items()):
+        together = rows[-1] - rows[0] + 1 == len(rows)
+        group = slot, slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
+        found.groups.append(group)
+        if len(rows) >= FEW_ROWS:
+            found.large.append(group)
         else:
-            groups.append((slot, torch.tensor(rows)))
-    return groups
+            few += rows
+            slots += [slot] * len(rows)
+    found.few, found.slots = np.array(few, np.int64), np.array(slots, np.int64)
+    return found
+
+
+class Stack:
+    """The A and B matrices of all slots of one layer's part, and the rank in each slot."""
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        """`a`: [slots, (1,) R, in]; `b`: [slots, (1,) out, R]."""
+        self.a, self.b = a, b
+        self.first = a.view(a.shape[0], *a.shape[-2:])
+        self.second = b.view(b.shape[0], *b.shape[-2:])
+        self.ranks = np.full(a.shape[0], a.shape[-2], np.int64)
+        self.plain = a.dtype == b.dtype == torch.float32
+        if self.plain:
+            self.first_array, self.second_array = self.first.numpy(), self.second.numpy()
+
+
+_stacks: dict[int, Stack] = {}
+"""By the identity of A, which the stack keeps alive: layers stay as long as the process."""
+
+
+def stack_of(a: Tensor, b: Tensor) -> Stack:
+    """The same for the same layer, each time."""
+    found = _stacks.get(id(a))
+    if found is None:
+        found = _stacks[id(a)] = Stack(a, b)
+    return found
 
 
 def add_linear(
@@ -43,9 +99,9 @@ def add_linear(
     inputs: Tensor,
     slices: Iterable[tuple[Tensor, Tensor, int]],
     scaling: float,
-    groups: Groups,
+    rows: Rows,
 ) -> None:
-    """output[rows] += scaling * inputs[rows] @ A^T @ B^T by group, for each slice of a layer.
+    """output[rows] += scaling * inputs[rows] @ A^T @ B^T by slot, for each slice of a layer.
 
     Args:
         output: [B, wide], changed in place.
@@ -53,25 +109,59 @@ def add_linear(
         slices: A and B matrices of all slots, [slots, (1,) R, in] and [slots, (1,) out, R], and
             the columns that the slice has in the output; slices stand side by side.
         scaling: factor of the product.
-        groups: rows by slot.
+        rows: by slot.
     """
+    plain = output.dtype == inputs.dtype == torch.float32
+    plain = plain and output.is_contiguous() and inputs.is_contiguous()
+    arrays = (output.numpy(), inputs.numpy()) if plain and len(rows.few) else None
     offset = 0
     for a, b, width in slices:
-        for slot, rows in groups:
-            chosen, first, second = inputs[rows], _weights(a, slot), _weights(b, slot)[:width]
-            columns = slice(offset, offset + second.shape[0])
-            if isinstance(rows, slice) and output.dtype == chosen.dtype == first.dtype:
-                output[rows, columns].addmm_(chosen @ first.T, second.T, alpha=scaling)
-            else:
-                small = (chosen.to(first.dtype) @ first.T) * scaling
-                output[rows, columns] += (small @ second.T).to(output.dtype)
+        stack = stack_of(a, b)
+        width = min(width, stack.second.shape[1])  # noqa: PLW2901  # the last one may be padded
+        groups = rows.groups
+        if arrays is not None and stack.plain:
+            groups = rows.large
+            add_rows(
+                *arrays, stack.first_array, stack.second_array, rows.few, rows.slots,
+                stack.ranks, offset, width, float(scaling),
+            )  # fmt: skip
+        for slot, chosen in groups:
+            _add_group(
+                output, inputs, stack, (slot, chosen), slice(offset, offset + width), scaling
+            )
         offset += width
 
 
-def _weights(stacked: Tensor, slot: int) -> Tensor:
-    """One slot's matrix, [out, in]; the stack is [slots, out, in] or [slots, 1, out, in]."""
-    weight = stacked[slot]
-    return weight[0] if weight.dim() == 3 else weight
+def _add_group(
+    output: Tensor,
+    inputs: Tensor,
+    stack: Stack,
+    group: "tuple[int, slice | Tensor]",
+    columns: slice,
+    scaling: float,
+) -> None:
+    slot, rows = group
+    rank = int(stack.ranks[slot])
+    first = stack.first[slot, :rank]
+    second = stack.second[slot, : columns.stop - columns.start, :rank]
+    chosen = inputs[rows]
+    if isinstance(rows, slice) and output.dtype == chosen.dtype == first.dtype:
+        output[rows, columns].addmm_(chosen @ first.T, second.T, alpha=scaling)
+    else:
+        small = (chosen.to(first.dtype) @ first.T) * scaling
+        output[rows, columns] += (small @ second.T).to(output.dtype)
+
+
+def note_ranks(layer: Any, slot: int, lora_a: "Tensor | list[Tensor | None]") -> None:
+    """Remember how many rows of a slot an adapter fills, for each part of a layer."""
+    stacked = getattr(layer, "lora_a_stacked", ())
+    if any(a.dim() not in {3, 4} for a in stacked):
+        return  # another kind of layer, with arithmetic of its own
+    parts = lora_a if isinstance(lora_a, list) else [lora_a] * len(stacked)
+    for number, (a, b) in enumerate(zip(stacked, layer.lora_b_stacked, strict=True)):
+        part = parts[number] if len(parts) == len(stacked) else a[slot].view(a.shape[-2:])
+        rank = 0 if part is None else int(part.shape[0])
+        stack_of(a, b).ranks[slot] = min(rank, a.shape[-2])
 
 
 def install() -> None:
@@ -79,14 +169,15 @@ def install() -> None:
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
     wrapper: Any = PunicaWrapperCPU
-    if hasattr(wrapper, "row_groups"):
+    if hasattr(wrapper, "lora_rows"):
         return
     update = wrapper.update_metadata
 
     def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
         """As vLLM's; a step's some hundred products share the groups made here."""
         update(self, *args, **kwargs)
-        self.row_groups = group_rows(self.token_lora_indices)
+        compile_kernel()
+        self.lora_rows = group_rows(self.token_lora_indices)
 
     def add_lora_linear(  # noqa: PLR0913, PLR0917  # vLLM's signature
         self: Any,
@@ -98,11 +189,41 @@ def install() -> None:
         output_slices: tuple[int, ...],
         **_unused: Any,
     ) -> None:
-        if self.row_groups:  # a step of the base alone pays nothing
+        if self.lora_rows.groups:  # a step of the base alone pays nothing
             output, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
             slices = zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True)
-            add_linear(output, inputs, slices, scale, self.row_groups)
+            add_linear(output, inputs, slices, scale, self.lora_rows)
 
-    wrapper.row_groups = []
+    wrapper.lora_rows = Rows()
     wrapper.update_metadata = update_metadata
     wrapper.add_lora_linear = add_lora_linear
+    _watch_ranks()
+
+
+@cache
+def compile_kernel() -> None:
+    """Takes a second or two: when the engine starts rather than in its first answer."""
+    ones, index = np.zeros((1, 1), np.float32), np.zeros(1, np.int64)
+    add_rows(ones, ones, ones[None], ones[None], index, index, index, 0, 1, 1.0)
+
+
+def _watch_ranks() -> None:
+    """Learn each slot's rank when vLLM fills it."""
+    from vllm.lora.layers import base_linear, column_parallel_linear
+
+    for module in (base_linear, column_parallel_linear):
+        for layer in vars(module).values():
+            if isinstance(layer, type) and "set_lora" in vars(layer):
+                setattr(layer, "set_lora", _noting(vars(layer)["set_lora"]))  # noqa: B010  # typed
+
+
+def _noting(set_lora: Any) -> Any:
+    if hasattr(set_lora, "notes_ranks"):  # imported into the other module
+        return set_lora
+
+    def noted(self: Any, index: int, lora_a: Any, lora_b: Any) -> None:
+        set_lora(self, index, lora_a, lora_b)
+        note_ranks(self, index, lora_a)
+
+    noted.notes_ranks = True  # type: ignore[attr-defined]
+    return noted

@@ -57,7 +57,7 @@ def test_memory_bounds_them_but_what_is_live_has_its_place(base: Base, registry:
     for number in range(1, 12):
         registry.promote(f"x@{number}", f"a{number}")
     planned = capacity.plan(Settings(), registry, base, 8 * GIB)
-    assert (planned.slots, planned.places) == (2, 12)
+    assert (planned.slots, planned.places) == (5, 12)
     assert capacity.plan(Settings(), registry, base, GIB // 8).slots == 1
 
 
