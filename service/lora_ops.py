@@ -22,8 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.lora_kernel import add_rows
-
 NO_ADAPTER = -1
 FEW_ROWS = 16
 """Groups with fewer go through the compiled loop."""
@@ -121,7 +119,7 @@ def add_linear(
         groups = rows.groups
         if arrays is not None and stack.plain:
             groups = rows.large
-            add_rows(
+            kernel()(
                 *arrays, stack.first_array, stack.second_array, rows.few, rows.slots,
                 stack.ranks, offset, width, float(scaling),
             )  # fmt: skip
@@ -176,7 +174,7 @@ def install() -> None:
     def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
         """As vLLM's; a step's some hundred products share the groups made here."""
         update(self, *args, **kwargs)
-        compile_kernel()
+        kernel()
         self.lora_rows = group_rows(self.token_lora_indices)
 
     def add_lora_linear(  # noqa: PLR0913, PLR0917  # vLLM's signature
@@ -201,10 +199,17 @@ def install() -> None:
 
 
 @cache
-def compile_kernel() -> None:
-    """Takes a second or two: when the engine starts rather than in its first answer."""
+def kernel() -> Any:
+    """The compiled loop. The first call takes a second or two: vLLM makes it in its warm-up.
+
+    Not imported above: while a worker starts, vLLM looks into every module that is there, and
+    numba's do not bear it.
+    """
+    from service.lora_kernel import add_rows
+
     ones, index = np.zeros((1, 1), np.float32), np.zeros(1, np.int64)
     add_rows(ones, ones, ones[None], ones[None], index, index, index, 0, 1, 1.0)
+    return add_rows
 
 
 def _watch_ranks() -> None:
