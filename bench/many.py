@@ -17,13 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adapters.bases import Base
 from adapters.registry import Registry
 from bench.client import LoadClient, LoadError
 from bench.harness import Report, at_least, bootstrap_interval
 from bench.overhead import bare_launch, distinct_prompts, json_of, without_address, without_plugin
 from bench.servers import MODISTE, Launch, Server, free_port, running
-from tests.made import Recipe, publish
+from tests.made import Recipe, random_adapter, randomise_b, write_folder
 
 ADAPTERS = 64
 ZIPF = 1.0
@@ -64,9 +66,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     registry.add_base(base)
     print(f"making {ADAPTERS} adapters of {base.name} …", file=sys.stderr)
     names = [f"fleet-{number:02}" for number in range(ADAPTERS)]
-    for number, name in enumerate(names):
-        publish(registry, base, Recipe(name, seed=number, rank=8, scale=0.01))
-        registry.promote(f"{name}@1")
+    _publish(registry, base, names)
     found: dict[str, list[float]] = {contender.label: [] for contender in CONTENDERS}
     with (
         running(_launches(folder, registry, base), folder / "logs") as servers,
@@ -79,6 +79,17 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
             for contender in _in_turn(number):
                 found[contender.label].append(_load(client, servers, contender, block))
     _claim(report, found)
+
+
+def _publish(registry: Registry, base: Base, names: list[str]) -> None:
+    adapted = random_adapter(base, Recipe("", rank=8, scale=0.01))
+    for number, name in enumerate(names):
+        recipe = Recipe(name, rank=8, scale=0.01)
+        torch.manual_seed(number)
+        randomise_b(adapted, recipe)
+        folder = registry.home.root / "made" / name
+        registry.publish(folder, write_folder(adapted, base, recipe, folder))
+        registry.promote(f"{name}@1")
 
 
 def _launches(folder: Path, registry: Registry, base: Base) -> list[Launch]:
