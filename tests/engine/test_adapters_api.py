@@ -237,7 +237,7 @@ def test_what_peft_saved_is_probed_by_a_child_and_answers(server: Running) -> No
         unlabelled = client.post(
             "/v1/adapters/import", params={"name": "brought", "task": "classify"}, content=tar
         )
-        assert (unlabelled.status_code, unlabelled.json()["error"]["param"]) == (400, "labels")
+        assert (unlabelled.status_code, unlabelled.json()["error"]["param"]) == (400, "task")
 
         sent = client.post("/v1/adapters/import", params={"name": "brought"}, content=tar)
 
