@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 
@@ -152,7 +153,7 @@ def _cold(report: Report, url: str, versions: int) -> None:
 
 def _loaded_ahead(report: Report, registry: Registry, folder: Path) -> None:
     """What the first server has leased, on a second one that nobody has asked yet."""
-    settings = {"max_resident_versions": 2 * PLACES, "max_loras": 2}
+    settings = {"max_resident_versions": 2 * PLACES, "max_loras": 2 * PLACES}
     start = launch("second", registry.home.root, free_port(), settings)
     wanted = {version.reference for version in registry.wanted("nobody")}
     with (
@@ -167,9 +168,10 @@ def _loaded_ahead(report: Report, registry: Registry, folder: Path) -> None:
         _first_token(client, "switch")  # the first answer of a process has costs of its own
         first: list[float] = []
         again: list[float] = []
+        numbers = count()  # no prompt twice: the engine would have its beginning at hand
         for model in sorted(ahead - {"switch@1"}):
-            first.append(_timed(client, model))
-            again += [_timed(client, model) for _ in range(3)]
+            first.append(_timed(client, model, f"{next(numbers)}. "))
+            again += [_timed(client, model, f"{next(numbers)}. ") for _ in range(3)]
     report.add(at_least("versions loaded ahead by a second server", len(first), 3))
     ratio = statistics.median(first) / statistics.median(again)
     report.add(at_most("the first answer of a version loaded ahead, over later ones", ratio, 1.1))
@@ -236,23 +238,24 @@ def _stream(client: httpx.Client, pauses: list[tuple[float, float]]) -> set[str]
     return models
 
 
-def _body(model: str, tokens: int) -> dict[str, object]:
-    message = {"role": "user", "content": "Tell me of the sea, the harbour and the ships."}
+def _body(model: str, tokens: int, begin: str = "") -> dict[str, object]:
+    text = f"{begin}Tell me of the sea, the harbour and the ships."
+    message = {"role": "user", "content": text}
     return {
         "model": model, "messages": [message], "max_tokens": tokens, "ignore_eos": True,
         "temperature": 0,
     }  # fmt: skip
 
 
-def _first_token(client: httpx.Client, model: str) -> str:
-    answer = client.post("/v1/chat/completions", json=_body(model, 1))
+def _first_token(client: httpx.Client, model: str, begin: str = "") -> str:
+    answer = client.post("/v1/chat/completions", json=_body(model, 1, begin))
     answer.raise_for_status()
     return str(answer.json()["model"])
 
 
-def _timed(client: httpx.Client, model: str) -> float:
+def _timed(client: httpx.Client, model: str, begin: str = "") -> float:
     began = time.perf_counter()
-    _first_token(client, model)
+    _first_token(client, model, begin)
     return time.perf_counter() - began
 
 

@@ -1,9 +1,12 @@
 """Conversations with weights and tools are read, or refused with the message that is wrong."""
 
+import copy
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.renderers.chat_utils import parse_chat_messages
 
 from finetune.chats import Chat, parse_chat
 from finetune.reading import BadLine
@@ -44,6 +47,22 @@ def test_calls_and_answers_of_tools_are_kept_as_templates_take_them() -> None:
     assert (
         parse(USER, call({"city": "Oslo"}), tools=json.dumps([TOOL])).messages == chat.messages[:2]
     )
+
+
+def test_templates_get_the_messages_that_the_engine_would_give_them() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": parts, "name": "me"},
+        call(), {**ANSWER, "content": parts}, SAID,
+    ]  # fmt: skip
+    model = SimpleNamespace(
+        multimodal_config=None, is_multimodal_model=False, enable_prompt_embeds=False
+    )
+
+    theirs, _, _ = parse_chat_messages(copy.deepcopy(messages), model, "string")
+
+    assert [dict(m) for m in theirs] == list(parse(*messages, tools=[TOOL]).messages)
 
 
 def test_columns_that_a_table_fills_with_nothing_are_as_if_they_were_not_there() -> None:

@@ -86,13 +86,13 @@ def test_a_long_stream_is_sampled_as_a_list_is_and_holds_few() -> None:
         for n in range(20_000):
             if n % 5000 == 0:
                 gc.collect()
-                kept = max(kept, sum(isinstance(o, Example) for o in gc.get_objects()))
+                kept = max(kept, sum(type(o) is Example for o in gc.get_objects()))
             yield from examples([f"prompt {n}"])
 
     whole = sample(examples([f"prompt {n}" for n in range(20_000)]), 100)
     prompts = [example.input for example in whole]
     del whole
-    before = sum(isinstance(o, Example) for o in gc.get_objects())
+    before = sum(type(o) is Example for o in gc.get_objects())
     parts = split_examples(stream(), 0, 0, 100)
     assert [example.input for example in parts.train] == prompts
     assert kept - before < 2000
