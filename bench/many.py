@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ EVERY_DEFAULT = 3
 
 PAUSE_S = 1.2
 """vLLM's worker spins for a second after its last step."""
+
+_numbers = count()
 
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
@@ -155,12 +157,16 @@ def _load(
     contender: Contender,
     block: Sequence[tuple[str, str]],
 ) -> float:
-    """Requests a second. Raises LoadError when one failed."""
+    """Requests a second. Raises LoadError when one failed.
+
+    The prompts begin anew each time: what one block had asked of an adapter would be at hand for
+    the next block on the same server.
+    """
     server = servers[contender.server]
     bodies: list[dict[str, Any]] = [
         {
             "model": name if contender.many else "fleet-00",
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": f"{next(_numbers)}. {prompt}"}],
             "max_tokens": TOKENS, "ignore_eos": True, "temperature": 0, "stream": True,
             "stream_options": {"include_usage": True},
         }
