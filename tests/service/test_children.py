@@ -17,6 +17,7 @@ from service.errors import BadRequest, NotReady
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module `work` whose text the test writes."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a second text may be as long and as old
     return tmp_path / "work.py"
 
 
