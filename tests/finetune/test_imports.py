@@ -22,6 +22,7 @@ from adapters.registry import Registry, Version
 from adapters.transfer import export
 from finetune import imports
 from finetune.evaluate import load_adapter
+from finetune.publish import ends_of
 from tests.made import TARGETS, Recipe, publish, random_adapter
 
 WEIGHTS = "adapter_model.safetensors"
