@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import training
+from bench import sets, training
 from bench.harness import RESULTS, Report, quick
 from bench.servers import ServerError
 
-PARTS = {"speed": training.measure}
+PARTS = {"speed": training.measure, "sets": sets.measure}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

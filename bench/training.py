@@ -51,7 +51,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     registry.add_base(base)
     demo_data(DEMO)
     recipe = _recipe(folder, EXAMPLES_SHORT if short else EXAMPLES)
-    _finetune("prepare", recipe, folder)
+    finetune("prepare", recipe, folder)
     (run,) = (folder / "home" / "runs").glob("speed-*")
     rows = [json.loads(line) for line in (run / "prepared.jsonl").open()]
     train = [row for row in rows if row["split"] == "train" and row["supervised"]]
@@ -84,7 +84,8 @@ def _recipe(folder: Path, examples: int) -> Path:
     return path
 
 
-def _finetune(step: str, recipe: Path, folder: Path) -> float:
+def finetune(step: str, recipe: Path, folder: Path) -> float:
+    """One step of a recipe, in the folder's own home. Returns peak MiB. Raises ServerError."""
     command = [sys.executable, "-m", "finetune", step, str(recipe)]
     environment = os.environ | {"MODISTE_HOME": str(folder / "home")}
     return peak_mib(command, environment, folder / f"{step}.log")
@@ -93,7 +94,7 @@ def _finetune(step: str, recipe: Path, folder: Path) -> float:
 def _ours(
     recipe: Path, run: Path, folder: Path, rows: Sequence[Mapping[str, Any]], number: int
 ) -> Trained:
-    peak = _finetune("train", recipe, folder)
+    peak = finetune("train", recipe, folder)
     entries = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     adapter = folder / f"ours-{number}"
     shutil.copytree(run / "adapter", adapter)
@@ -103,21 +104,30 @@ def _ours(
 def _peer(
     base: Base, run: Path, folder: Path, rows: Sequence[Mapping[str, Any]], steps: int, number: int
 ) -> Trained:
-    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    options = {
+        "num_train_epochs": 1, "learning_rate": RATE, "lr_scheduler_type": "cosine",
+        "warmup_steps": round(WARMUP * steps),
+    }  # fmt: skip
     out = folder / f"trl-{number}"
+    ended, peak = run_peer(base, run, out, round(len(rows) / steps), options)
+    return _trained(out, ended, rows, peak)
+
+
+def run_peer(
+    base: Base, run: Path, out: Path, examples: int, options: Mapping[str, Any]
+) -> tuple[list[float], float]:
+    """Let TRL train what a run trained. Returns when each step ended, and peak MiB."""
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     order = Order(
         prepared=str(run), base=str(base.path), out=str(out), rank=config["r"],
         alpha=config["lora_alpha"], target_modules=sorted(config["target_modules"]),
-        examples=round(len(rows) / steps),
-        options={
-            "num_train_epochs": 1, "learning_rate": RATE, "lr_scheduler_type": "cosine",
-            "warmup_steps": round(WARMUP * steps),
-        },
+        examples=examples, options=dict(options),
     )  # fmt: skip
-    path = order.write(folder / f"trl-{number}.json")
+    path = order.write(out.with_name(f"{out.name}.json"))
     command = [sys.executable, "-m", "bench.trl_peer", str(path)]
-    peak = peak_mib(command, os.environ | {"HF_HUB_OFFLINE": "1"}, folder / "trl.log")
-    return _trained(out, json.loads((out / "times.json").read_text()), rows, peak)
+    log = out.with_name(f"{out.name}.log")
+    peak = peak_mib(command, os.environ | {"HF_HUB_OFFLINE": "1"}, log)
+    return json.loads((out / "times.json").read_text()), peak
 
 
 def _trained(
