@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -23,9 +23,11 @@ from pydantic import (
 
 from adapters.digests import PREFIX, digest_json
 from adapters.errors import AdapterError, InvalidInput
+from adapters.gate import Gate
 from adapters.languages import parse_tag
 from adapters.names import check_name
 from adapters.prompt import PromptTemplate, Task, default_prompt
+from finetune.metric_names import check_pattern, evaluation_problems
 
 Format = Literal["chat", "prompt_completion", "translation", "qa", "classification"]
 FORMATS: dict[Task, tuple[Format, ...]] = {
@@ -131,11 +133,19 @@ class Training(_Part):
 
 
 class Evaluation(_Part):
-    """What is measured on held-out examples, for the base and for the adapter."""
+    """What is measured on held-out examples, for the base, the adapter and the live version."""
 
-    max_examples: int = Field(200, ge=1)
-    max_new_tokens: int = Field(128, ge=1, le=4096)
-    bootstrap_samples: int = Field(1000, ge=10, le=100_000)
+    max_examples: int = Field(200, ge=1, description="held-out examples at most")
+    max_new_tokens: int = Field(128, ge=1, le=4096, description="of one generated answer")
+    bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="resamples for intervals")
+    compare_live: bool = Field(True, description="measure the live version too, where there is one")
+    max_generated: int = Field(
+        50, ge=1, description="generate only: answers generated for rouge_l, json_valid, pattern"
+    )
+    valid_json: bool = Field(False, description="generate only: measure whether answers are JSON")
+    pattern: Annotated[str, AfterValidator(check_pattern)] | None = Field(
+        None, description="generate only: a regular expression that whole answers shall match"
+    )
 
 
 class Recipe(_Part):
@@ -151,6 +161,7 @@ class Recipe(_Part):
     lora: Lora = Lora()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    gate: Gate | None = Field(None, description="what the version must show to be promoted")
 
     @property
     def template(self) -> PromptTemplate:
@@ -325,12 +336,22 @@ def _field(location: list[str]) -> tuple[Any, list[str]]:
     field = None
     names: list[str] = list(Recipe.model_fields)
     for part in location:
+        if part.isdecimal():  # a place in a list
+            continue
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return field, names
         names = list(model.model_fields)
         field = model.model_fields.get(part)
-        model = None if field is None else field.annotation
+        model = None if field is None else _model_in(field.annotation)
     return field, names
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model inside an annotation such as `Gate | None` or `list[Kept]`, if any."""
+    inside = [found for part in get_args(annotation) if (found := _model_in(part)) is not None]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return inside[0] if inside else None
 
 
 def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
@@ -357,7 +378,7 @@ def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
         remedy = f"columns of {task}: {', '.join(sorted(known))}"
         found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
     found += _prompt_mistakes(task, raw.get("prompt"))
-    return found
+    return found + [Mistake(*problem) for problem in evaluation_problems(task, raw)]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Row:
     supervised: list[int]
     """Positions in `ids` of the tokens that the model must say, ascending."""
     truncated: bool
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """As of its example."""
 
 
 @dataclass(slots=True)
@@ -173,6 +175,7 @@ def tokenise(
         ids=ids[:max_length],
         supervised=[i for i, spoken in enumerate(says[:max_length]) if spoken],
         truncated=len(ids) > max_length,
+        columns=example.columns,
     )
 
 

@@ -41,6 +41,8 @@ class Example:
     origin: str
     key: str
     """Hex digest of the input, case and white space aside."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Values of the columns that the recipe's gate parts examples by."""
 
 
 def examples_of(reading: Reading, recipe: Recipe, labels: list[str]) -> Iterator[Example]:
@@ -52,7 +54,17 @@ def examples_of(reading: Reading, recipe: Recipe, labels: list[str]) -> Iterator
         except BadLine as error:
             reading.broken.append(Broken(record.path, record.line, str(error)))
             continue
-        yield Example(given, references, origin, key_of(given))
+        yield Example(given, references, origin, key_of(given), _columns(record, recipe))
+
+
+def _columns(record: Record, recipe: Recipe) -> dict[str, str]:
+    """Values as text; what is no text as JSON writes it."""
+    wanted = set() if recipe.gate is None else recipe.gate.columns & record.fields.keys()
+    values = {name: record.fields[name] for name in sorted(wanted)}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
 
 
 def key_of(given: TaskInput | Chat) -> str:
