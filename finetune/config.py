@@ -15,7 +15,6 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -24,25 +23,11 @@ from pydantic import (
 from adapters.digests import PREFIX, digest_json
 from adapters.errors import AdapterError, InvalidInput
 from adapters.gate import Gate
-from adapters.languages import parse_tag
 from adapters.names import check_name
 from adapters.prompt import PromptTemplate, Task, default_prompt
+from finetune.data_config import COLUMNS, FORMATS, Data
 from finetune.metric_names import check_pattern, evaluation_problems
 
-Format = Literal["chat", "prompt_completion", "translation", "qa", "classification"]
-FORMATS: dict[Task, tuple[Format, ...]] = {
-    "generate": ("chat", "prompt_completion"),
-    "translate": ("translation",),
-    "answer": ("qa",),
-    "classify": ("classification",),
-}
-COLUMNS: dict[Format, tuple[str, ...]] = {
-    "chat": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "translation": ("source", "target"),
-    "qa": ("question", "context", "answer"),
-    "classification": ("text", "label"),
-}
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _NOT_ADAPTED = ("lm_head", "embed_tokens")
 
@@ -54,54 +39,14 @@ def _name(value: str) -> str:
         raise ValueError(str(error)) from error
 
 
-def _tag(value: str) -> str:
-    try:
-        return parse_tag(value)
-    except AdapterError as error:
-        raise ValueError(str(error)) from error
-
-
 def _adaptable(value: str) -> str:
     if value.rsplit(".", 1)[-1] in _NOT_ADAPTED:
         raise ValueError(f"{value} cannot be adapted: the server keeps one vocabulary for all")
     return value
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _labels(value: list[str]) -> list[str]:
-    if len(set(value)) != len(value) or len(value) < 2 or not all(v.strip() for v in value):
-        raise ValueError("labels are two or more texts, each once, none empty")
-    return value
-
-
-Files = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-Language = Annotated[str, AfterValidator(_tag)]
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Data(_Part):
-    """Where the examples come from. Relative paths are relative to the current folder."""
-
-    train: Files = Field(description="a file, a glob or a list of them")
-    validation: Files | None = Field(None, description="files whose loss is followed in training")
-    test: Files | None = Field(None, description="held-out files; without them a part of train")
-    format: Literal["auto"] | Format = Field("auto", description="auto: from task and columns")
-    columns: dict[str, str] = Field({}, description="our name of a column: its name in the file")
-    source_lang: Language | None = Field(None, description="BCP 47 tag, translate only")
-    target_lang: Language | None = Field(None, description="BCP 47 tag, translate only")
-    labels: Annotated[list[str], AfterValidator(_labels)] | None = Field(
-        None, description="classify only; without them the labels of the training data"
-    )
-    holdout_fraction: float = Field(0.1, ge=0, le=0.5, description="share of train held out")
-    max_examples: int | None = Field(None, ge=1, description="training examples at most")
-    max_test_examples: int = Field(200, ge=1, description="held-out examples at most")
-    on_broken: Literal["error", "skip"] = Field("error", description="what a broken line does")
 
 
 class Lora(_Part):
@@ -377,8 +322,25 @@ def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
     for name in sorted(set(columns) - known, key=str):
         remedy = f"columns of {task}: {', '.join(sorted(known))}"
         found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
+    found += _split_mistakes(data)
     found += _prompt_mistakes(task, raw.get("prompt"))
     return found + [Mistake(*problem) for problem in evaluation_problems(task, raw)]
+
+
+def _split_mistakes(data: dict[str, Any]) -> list[Mistake]:
+    found = []
+    if data.get("split_by", "example") != "example":
+        problem = "is for a part of train that is held out"
+        if data.get("test") is not None:
+            found.append(Mistake("data.split_by", data["split_by"], problem, "leave out data.test"))
+        if data.get("holdout_fraction") == 0:
+            remedy = "leave it out, or raise data.holdout_fraction"
+            found.append(Mistake("data.split_by", data["split_by"], problem, remedy))
+    if data.get("validation") is not None and data.get("validation_fraction"):
+        remedy = "leave out one of data.validation and data.validation_fraction"
+        value = data["validation_fraction"]
+        found.append(Mistake("data.validation_fraction", value, "is given twice", remedy))
+    return found
 
 
 def _mapping(value: Any) -> dict[str, Any]:
