@@ -67,7 +67,9 @@ def examples_of(
         except BadLine as error:
             reading.note(Broken(record.path, record.line, str(error), record.part))
         else:
-            yield Example(given, references, record.origin, key_of(given), group, _columns(record, recipe))
+            yield Example(
+                given, references, record.origin, key_of(given), group, _columns(record, recipe)
+            )
 
 
 def _columns(record: Record, recipe: Recipe) -> dict[str, str]:
