@@ -85,11 +85,15 @@ class Evaluation(_Part):
     bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="resamples for intervals")
     compare_live: bool = Field(True, description="measure the live version too, where there is one")
     max_generated: int = Field(
-        50, ge=1, description="generate only: answers generated for rouge_l, json_valid, pattern"
+        50, ge=1, description="generate only: answers generated for rouge_l and what follows"
     )
     valid_json: bool = Field(False, description="generate only: measure whether answers are JSON")
     pattern: Annotated[str, AfterValidator(check_pattern)] | None = Field(
         None, description="generate only: a regular expression that whole answers shall match"
+    )
+    asserts: str | None = Field(
+        None,
+        description="generate only: column with Python asserts that an answer's code must pass",
     )
 
 
@@ -112,6 +116,13 @@ class Recipe(_Part):
     def template(self) -> PromptTemplate:
         """The task's prompt with this recipe's changes."""
         return _template(self.task, self.prompt)
+
+    @property
+    def kept_columns(self) -> set[str]:
+        """Columns of the data that the evaluation needs beside inputs and answers."""
+        gated = set() if self.gate is None else self.gate.columns
+        asserts = self.evaluation.asserts
+        return gated if asserts is None else gated | {asserts}
 
     @property
     def digest(self) -> str:

@@ -23,13 +23,12 @@ from finetune.base_model import load_model
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
 from finetune.live import Live, subject_of, worn
-from finetune.measures import Outcome, Subject, losses_of, measure, of_label
+from finetune.measures import Outcome, measure, of_label
 from finetune.metric_names import LOWER_IS_BETTER, OF_A_LABEL, UNITS
 from finetune.metrics import Measured, Sampled
 from finetune.preflight import escape
 from finetune.slices import positions_of
-
-__all__ = ["evaluate", "load_adapter", "losses_of", "save_report", "show"]
+from finetune.subjects import Subject
 
 
 def load_adapter(base: Base, adapter: Path, dtype: str, device: str) -> Any:
@@ -92,26 +91,39 @@ def _sign(metric: str) -> int:
 def evaluate(
     model: Any, tokenizer: Any, recipe: Recipe, prepared: Prepared, live: Live | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure base, adapter and live version; returns the report and what each example got."""
+    """Measure base, adapter and live version in this process.
+
+    Returns:
+        The report, and what each example got.
+    """
     started = time.monotonic()
-    rows = sorted(prepared.of("test"), key=lambda row: row.key)[: recipe.evaluation.max_examples]
-    if recipe.task == "generate":
-        rows = [row for row in rows if row.supervised]
+    rows = examined(recipe, prepared)
     subject = Subject(model, tokenizer, recipe, rows, prepared.labels)
     outcomes = _outcomes(subject, live) if rows else {}
-    compared = Comparison(recipe, rows, outcomes, live)
-    report: dict[str, Any] = {"name": recipe.name, "task": recipe.task, "examples": len(rows)}
-    report |= {"live": None, "metrics": {}, "gains": {}}
+    return report_of(Comparison(recipe, rows, outcomes, live), started)
+
+
+def examined(recipe: Recipe, prepared: Prepared) -> list[Row]:
+    """The held-out examples that are measured, in an order of their own."""
+    rows = sorted(prepared.of("test"), key=lambda row: row.key)[: recipe.evaluation.max_examples]
+    return [row for row in rows if row.supervised] if recipe.task == "generate" else rows
+
+
+def report_of(compared: Comparison, started: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The report, with the gate's verdict, and what each example got."""
+    recipe, outcomes, live = compared.recipe, compared.outcomes, compared.live
+    report: dict[str, Any] = {"name": recipe.name, "task": recipe.task}
+    report |= {"examples": len(compared.rows), "live": None, "metrics": {}, "gains": {}}
     if live is not None:
         report["live"] = {
             "reference": live.reference, "identity": live.identity,
             "compared": "live" in outcomes, "reason": live.reason,
         }  # fmt: skip
-    if rows:
+    if compared.rows:
         report |= _figures(compared)
         report["score_of_each"] = outcomes["adapter"].each_is
-    if recipe.task == "classify" and rows:
-        report["classes"] = _classes(compared)
+        if recipe.task == "classify":
+            report["classes"] = _classes(compared)
     if recipe.gate is not None:
         verdict = judge(recipe.gate, None if live is None else live.reference, compared.gain)
         report["gate"] = verdict.model_dump(mode="json")

@@ -37,7 +37,7 @@ class Example:
     group: str | None = None
     """Hex digest of what keeps examples on one side, if not the input."""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Values of the columns that the recipe's gate parts examples by."""
+    """Values of the columns that the evaluation needs."""
 
     @property
     def side(self) -> str:
@@ -74,7 +74,7 @@ def examples_of(
 
 def _columns(record: Record, recipe: Recipe) -> dict[str, str]:
     """Values as text; what is no text as JSON writes it."""
-    wanted = set() if recipe.gate is None else recipe.gate.columns & record.fields.keys()
+    wanted = recipe.kept_columns & record.fields.keys()
     values = {name: record.fields[name] for name in sorted(wanted)}
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -19,7 +19,7 @@ from adapters.prompt import (
 from adapters.registry import Registry, Version
 from finetune.config import Recipe
 from finetune.data import Row
-from finetune.measures import Subject
+from finetune.subjects import Subject
 
 _ADAPTER = "live"
 _TRAINED = "default"

@@ -3,39 +3,24 @@
 translate  chrF, chrF++ and BLEU of greedy translations; whether placeholders are kept
 answer     exact match and F1 of greedy answers, as SQuAD defines them
 classify   accuracy, macro F1 and calibration of the most likely label; figures of each label
-generate   perplexity and loss of the held-out answers; ROUGE-L and checks of greedy ones
+generate   perplexity and loss of the held-out answers; ROUGE-L and checks of greedy ones, such
+           as code that must pass asserts
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import torch
 from sacrebleu.metrics import BLEU, CHRF
 
-from adapters.prompt import Renderer
 from finetune import metrics
-from finetune.batching import make_batches
-from finetune.config import Recipe
+from finetune.config import Evaluation
 from finetune.data import Row
-from finetune.forward import supervised_losses
-from finetune.generate import greedy
-from finetune.labels import label_probabilities
 from finetune.metric_names import OF_A_LABEL
 from finetune.metrics import Decisions, Measured, Positions, Score
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A model, with an adapter on or off, and what it is asked."""
-
-    model: Any
-    tokenizer: Any
-    recipe: Recipe
-    rows: list[Row]
-    labels: list[str]
+from finetune.sandbox import passes, statements
+from finetune.subjects import Asked
 
 
 @dataclass(slots=True)
@@ -54,32 +39,17 @@ class Outcome:
     reliability: list[dict[str, float]] = field(default_factory=list)
 
 
-def measure(subject: Subject) -> Outcome:
+def measure(asked: Asked) -> Outcome:
     """Ask a model everything that its task is measured by."""
-    return _MEASURES[subject.recipe.task](subject)
+    return _MEASURES[asked.recipe.task](asked)
 
 
-def _generate_text(subject: Subject, rows: list[Row]) -> list[str]:
-    """Greedy answers; each may be twice as long as its reference and a little more."""
-    model, tokenizer = subject.model, subject.tokenizer
-    renderer = Renderer(tokenizer)
-    limit = subject.recipe.evaluation.max_new_tokens
-    longest = [max(len(renderer.completion_ids(text)) for text in row.references) for row in rows]
-    context = model.config.max_position_embeddings
-    caps = [
-        max(min(limit, 2 * length + 16, context - len(row.prompt_ids)), 1)
-        for row, length in zip(rows, longest, strict=True)
-    ]
-    answers = greedy(model, tokenizer, [row.prompt_ids for row in rows], caps)
-    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
-
-
-def _translations(subject: Subject) -> Outcome:
-    rows = subject.rows
-    said = _generate_text(subject, rows)
+def _translations(asked: Asked) -> Outcome:
+    rows = asked.rows
+    said = asked.texts(rows)
     sources = [str(row.input["text"]) for row in rows]
     references = [row.references[0] for row in rows]
-    target = subject.recipe.data.target_lang or ""
+    target = asked.recipe.data.target_lang or ""
     bleu = BLEU(tokenize=_BLEU_TOKENIZERS.get(target.split("-")[0], "13a"))
     kinds: dict[str, BLEU | CHRF] = {"chrf": CHRF(), "chrf++": CHRF(word_order=2), "bleu": bleu}
     measured = {}
@@ -103,9 +73,9 @@ _BLEU_TOKENIZERS = {"zh": "zh", "cmn": "zh", "yue": "zh", "ja": "char", "th": "c
 """Languages without spaces; `13a` parts words at spaces."""
 
 
-def _answers(subject: Subject) -> Outcome:
-    rows = subject.rows
-    said = _generate_text(subject, rows)
+def _answers(asked: Asked) -> Outcome:
+    rows = asked.rows
+    said = asked.texts(rows)
     pairs = list(zip(said, [row.references for row in rows], strict=True))
     f1 = [metrics.answer_f1(*pair) for pair in pairs]
     exact = metrics.mean([metrics.exact_match(*pair) for pair in pairs])
@@ -113,52 +83,68 @@ def _answers(subject: Subject) -> Outcome:
     return Outcome(said, measured, f1, "F1")
 
 
-def _classes(subject: Subject) -> Outcome:
-    labels, rows = subject.labels, subject.rows
-    prompts = [row.prompt_ids for row in rows]
-    renderer = Renderer(subject.tokenizer)
-    table = label_probabilities(subject.model, renderer, prompts, labels).tolist()
+def _classes(asked: Asked) -> Outcome:
+    labels, rows = asked.labels, asked.rows
+    table = asked.label_probabilities()
     said = [labels[max(range(len(labels)), key=chances.__getitem__)] for chances in table]
     expected = [row.references[0] for row in rows]
     right = [a == b for a, b in zip(said, expected, strict=True)]
     sure = [max(chances) for chances in table]
     probabilities = [dict(zip(labels, chances, strict=True)) for chances in table]
-    measured = {
-        "accuracy": _over_all(metrics.mean([float(hit) for hit in right]), rows),
-        "macro_f1": _over_all(metrics.macro_f1(expected, said), rows),
-        "ece": _over_all(metrics.calibration_error(sure, right), rows),
-    }
+    decisions = Decisions(expected, said)
+    scores = {"accuracy": metrics.mean([float(hit) for hit in right])}
+    scores |= {f"macro_{kind}": decisions.macro(kind) for kind in OF_A_LABEL}
+    scores["ece"] = metrics.calibration_error(sure, right)
     return Outcome(
-        said, measured, [p.get(e, 0.0) for p, e in zip(probabilities, expected, strict=True)],
-        "probability of the right label", probabilities=probabilities,
-        decisions=Decisions(expected, said), reliability=metrics.reliability(sure, right),
+        said, {name: _over_all(score, rows) for name, score in scores.items()},
+        [p.get(e, 0.0) for p, e in zip(probabilities, expected, strict=True)],
+        "probability of the right label", probabilities=probabilities, decisions=decisions,
+        reliability=metrics.reliability(sure, right),
     )  # fmt: skip
 
 
-def _continuations(subject: Subject) -> Outcome:
-    rows, evaluation = subject.rows, subject.recipe.evaluation
-    totals, counts = losses_of(subject.model, rows, subject.recipe.training.batch_tokens)
-    measured = {
+def _continuations(asked: Asked) -> Outcome:
+    rows = asked.rows
+    first = rows[: asked.recipe.evaluation.max_generated]
+    said = asked.texts(first)
+    measured = _checked(asked.recipe.evaluation, first, said)
+    losses = asked.losses(rows)
+    if losses is None:
+        each = [metrics.rouge_l(text, row.references) for text, row in zip(said, rows, strict=True)]
+        return Outcome(said, measured, each, "ROUGE-L")
+    totals, counts = losses
+    likely = {
         "perplexity": _over_all(metrics.ratio(totals, counts, np.exp), rows),
         "loss": _over_all(metrics.ratio(totals, counts), rows),
     }
-    first = rows[: evaluation.max_generated]
-    said = _generate_text(subject, first)
-    checks: dict[str, list[float]] = {
-        "rouge_l": [metrics.rouge_l(t, r.references) for t, r in zip(said, first, strict=True)]
-    }
+    each = [-total / count for total, count in zip(totals, counts, strict=True)]
+    what = "log-probability of a token of the reference, nats"
+    return Outcome(said, likely | measured, each, what)
+
+
+def _checked(evaluation: Evaluation, rows: list[Row], said: list[str]) -> dict[str, Measured]:
+    """What generated answers are measured by: ROUGE-L, and the checks that the recipe names."""
+    scores = [metrics.rouge_l(text, row.references) for text, row in zip(said, rows, strict=True)]
+    found = {"rouge_l": _over_all(metrics.mean(scores), rows)}
     if evaluation.valid_json:
-        checks["json_valid"] = [float(metrics.is_json(text)) for text in said]
+        valid = [float(metrics.is_json(text)) for text in said]
+        found["json_valid"] = _over_all(metrics.mean(valid), rows)
     if evaluation.pattern is not None:
         wanted = re.compile(evaluation.pattern)
-        checks["pattern"] = [float(wanted.fullmatch(text) is not None) for text in said]
-    for name, values in checks.items():
-        measured[name] = _over_all(metrics.mean(values), first)
-    each = [-total / count for total, count in zip(totals, counts, strict=True)]
-    return Outcome(said, measured, each, "log-probability of a token of the reference, nats")
+        matches = [float(wanted.fullmatch(text) is not None) for text in said]
+        found["pattern"] = _over_all(metrics.mean(matches), rows)
+    if evaluation.asserts is not None:
+        asserts = [statements(row.columns.get(evaluation.asserts, "")) for row in rows]
+        over = np.flatnonzero([bool(text.strip()) for text in asserts])
+        if len(over):
+            passed = passes([(said[i], asserts[i]) for i in over])
+            every = np.zeros(len(rows))
+            every[over] = passed
+            found["pass@1"] = Measured(metrics.mean(every.tolist()), over)
+    return found
 
 
-_MEASURES: dict[str, Callable[[Subject], Outcome]] = {
+_MEASURES: dict[str, Callable[[Asked], Outcome]] = {
     "translate": _translations,
     "answer": _answers,
     "classify": _classes,
@@ -181,14 +167,3 @@ def of_label(outcome: Outcome, metric: str, label: str) -> Measured | None:
         return None
     over = np.arange(len(outcome.said))
     return Measured(decisions.of_label(metric, label), over, support=decisions.support(label))
-
-
-def losses_of(model: Any, rows: list[Row], batch_tokens: int) -> tuple[list[float], list[int]]:
-    """Summed loss in nats and number of supervised tokens of each row."""
-    totals, counts = [0.0] * len(rows), [len(row.supervised) for row in rows]
-    with torch.inference_mode():
-        for batch in make_batches([len(row.ids) for row in rows], batch_tokens):
-            losses, owners = supervised_losses(model, [rows[i] for i in batch])
-            for loss, owner in zip(losses.tolist(), owners.tolist(), strict=True):
-                totals[batch[owner]] += loss
-    return totals, counts

@@ -16,19 +16,21 @@ UNITS: dict[Task, dict[str, str]] = {
     },
     "answer": {"exact_match": "share", "f1": "share"},
     "classify": {
-        "accuracy": "share", "macro_f1": "share",
+        "accuracy": "share",
+        "macro_precision": "share", "macro_recall": "share", "macro_f1": "share",
         "ece": "expected calibration error, lower is better",
     },
     "generate": {
         "perplexity": "lower is better", "loss": "nats a token, lower is better",
         "rouge_l": "ROUGE-L F1", "json_valid": "share", "pattern": "share",
+        "pass@1": "share of answers whose code passes its asserts",
     },
 }  # fmt: skip
 LOWER_IS_BETTER = frozenset({"ece", "perplexity", "loss"})
 OF_A_LABEL = ("precision", "recall", "f1")
 """Of classify, for a gate that names a label."""
 
-_CHECKS = {"json_valid": "valid_json", "pattern": "pattern"}
+_CHECKS = {"json_valid": "valid_json", "pattern": "pattern", "pass@1": "asserts"}
 """Metric to the key of the section evaluation that asks for it."""
 
 Problem = tuple[str, Any, str, str]
@@ -49,7 +51,7 @@ def evaluation_problems(task: Task, recipe: dict[str, Any]) -> list[Problem]:
     evaluation, gate = _mapping(recipe.get("evaluation")), recipe.get("gate")
     found: list[Problem] = [
         (f"evaluation.{key}", evaluation[key], f"is not for the task {task}", "leave it out")
-        for key in ("valid_json", "pattern")
+        for key in _CHECKS.values()
         if task != "generate" and key in evaluation and not _is_off(evaluation[key])
     ]
     if not isinstance(gate, dict):
@@ -77,7 +79,7 @@ def _part_problems(
     if isinstance(metric, str) and metric not in known and not of_label:
         more = f"; {', '.join(OF_A_LABEL)} of a label" if task == "classify" else ""
         if metric in _CHECKS and task == "generate":
-            more = "; evaluation.valid_json and evaluation.pattern add json_valid and pattern"
+            more = f"; evaluation.{_CHECKS[metric]} adds {metric}"
         remedy = f"measured: {', '.join(known)}{more}"
         yield f"{key}.metric", metric, f"is no metric of {task}", remedy
     if of_label and label is None:

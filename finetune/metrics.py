@@ -131,11 +131,18 @@ class Decisions:
 
     def by_label(self, draws: Resamples) -> dict[str, Values]:
         """Precision, recall and F1 of each label, [S, L]; 0 where nothing was there to count."""
-        hits, expected, predicted = self.counts(draws)
-        return {
-            "precision": _share(hits, predicted), "recall": _share(hits, expected),
-            "f1": _share(2 * hits, expected + predicted),
-        }  # fmt: skip
+        return _kinds(*self.counts(draws))
+
+    def macro(self, kind: str) -> Score:
+        """The mean over labels; a label counts when it is expected or predicted."""
+
+        def score(draws: Resamples) -> Values:
+            hits, expected, predicted = self.counts(draws)
+            there = (expected + predicted > 0).sum(axis=1)
+            means: Values = _kinds(hits, expected, predicted)[kind].sum(axis=1) / there
+            return means
+
+        return score
 
     def of_label(self, kind: str, label: str) -> Score:
         place = self.labels.index(label)
@@ -158,21 +165,15 @@ class Decisions:
         return rows
 
 
+def _kinds(hits: Values, expected: Values, predicted: Values) -> dict[str, Values]:
+    return {
+        "precision": _share(hits, predicted), "recall": _share(hits, expected),
+        "f1": _share(2 * hits, expected + predicted),
+    }  # fmt: skip
+
+
 def _share(part: Values, whole: Values) -> Values:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
-def macro_f1(expected: Sequence[str], predicted: Sequence[str]) -> Score:
-    """The mean of the labels' F1; a label counts when it is expected or predicted."""
-    decisions = Decisions(expected, predicted)
-
-    def score(draws: Resamples) -> Values:
-        hits, wanted, said = decisions.counts(draws)
-        there = (wanted + said > 0).sum(axis=1)
-        means: Values = _share(2 * hits, wanted + said).sum(axis=1) / there
-        return means
-
-    return score
 
 
 def calibration_error(confidence: Sequence[float], right: Sequence[bool]) -> Score:

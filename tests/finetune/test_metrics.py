@@ -49,11 +49,14 @@ def test_answers_are_scored_as_squad_does(
     assert metrics.answer_f1(answer, references) == pytest.approx(f1)
 
 
-def test_macro_f1_is_scikit_learns() -> None:
+@pytest.mark.parametrize("kind", ["precision", "recall", "f1"])
+def test_macro_figures_are_scikit_learns(kind: str) -> None:
     gold, said = ["a", "a", "b", "c"], ["a", "b", "b", "a"]
-    (value,) = metrics.macro_f1(gold, said)(ALL)
-    assert value == pytest.approx(f1_score(gold, said, average="macro", zero_division=0))
-    assert value == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    (value,) = metrics.Decisions(gold, said).macro(kind)(ALL)
+    whole = precision_recall_fscore_support(gold, said, average="macro", zero_division=0)
+    assert value == pytest.approx(
+        dict(zip(("precision", "recall", "f1"), whole, strict=False))[kind]
+    )
 
 
 GOLD = ["a", "a", "b", "c", "b", "a", "c", "c"]
@@ -72,7 +75,8 @@ def test_figures_of_labels_and_their_confusion_are_scikit_learns() -> None:
 
 
 def test_resampled_figures_are_those_of_the_resampled_examples() -> None:
-    macro, recall = metrics.macro_f1(GOLD, SAID), metrics.Decisions(GOLD, SAID)
+    recall = metrics.Decisions(GOLD, SAID)
+    macro = recall.macro("f1")
     of_a = recall.of_label("recall", "a")(DRAWS)
     for draw, mean_f1, one in zip(DRAWS, macro(DRAWS), of_a, strict=True):
         gold, said = [GOLD[i] for i in draw], [SAID[i] for i in draw]
