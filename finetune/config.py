@@ -194,8 +194,12 @@ def read_recipe(reference: str, overrides: list[str] | None = None) -> Recipe:
         InvalidInput: no such recipe, or no YAML at all.
     """
     raw = _load(reference)
-    mistakes = [m for text in overrides or [] if (m := _override(raw, text)) is not None]
-    return check_recipe(raw, reference, mistakes)
+    return check_recipe(raw, reference, apply_overrides(raw, overrides or []))
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> list[Mistake]:
+    """Set `dotted.key=value` in parsed YAML; returns those that can't be."""
+    return [found for text in overrides if (found := _override(raw, text)) is not None]
 
 
 def check_recipe(
