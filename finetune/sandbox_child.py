@@ -20,7 +20,7 @@ _HARMLESS = {
     "os.putenv", "os.unsetenv", "socket.__new__",  # asyncio makes a pair of sockets
 }  # fmt: skip
 _REFUSED = {
-    "_thread", "ctypes", "fcntl", "os", "pty", "resource", "shutil", "signal", "socket", "sqlite3",
+    "ctypes", "fcntl", "os", "pty", "resource", "shutil", "signal", "socket", "sqlite3",
     "subprocess", "webbrowser",
 }  # fmt: skip
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -40,7 +40,7 @@ def set_limits(cpu_s: int, memory_bytes: int) -> None:
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: no processes, threads, network or changes of files."""
+    """An audit hook: no processes, network or changes of files."""
     if event == "open":
         flags = arguments[2]
         refused = isinstance(flags, int) and bool(flags & _WRITING)

@@ -62,7 +62,9 @@ def test_a_servers_probabilities_of_labels_are_those_of_this_process(
 def test_a_servers_answers_are_those_of_this_process(
     reference: str, line: Any, missing: set[str], server: Running, tmp_path: Path
 ) -> None:
-    (here, ours), (there, theirs) = both(server, reference, written(tmp_path, list(map(line, WORDS))))
+    (here, ours), (there, theirs) = both(
+        server, reference, written(tmp_path, list(map(line, WORDS)))
+    )
 
     assert set(here["metrics"]) - set(there["metrics"]) == missing
     for who in ("base", "adapter"):

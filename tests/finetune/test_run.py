@@ -84,7 +84,8 @@ def test_a_packaged_recipe_runs_two_steps_resumes_and_publishes(
     assert manifest.task == recipe
     names = {
         "translate": {"chrf", "chrf++", "bleu"}, "answer": {"exact_match", "f1"},
-        "classify": {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}, "generate": {"perplexity", "loss", "rouge_l"},
+        "classify": {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"},
+        "generate": {"perplexity", "loss", "rouge_l"},
     }  # fmt: skip
     assert set(manifest.metrics) == names[recipe]
     assert all(m.low <= m.value <= m.high for m in manifest.metrics.values())
