@@ -50,7 +50,7 @@ test-helm: setup-dev ## lint, render and validate the chart
 
 lock: setup ## resolve requirements/*.in again (ARGS=--upgrade for newer versions)
 	@$(LOCK) requirements/cpu.in --override requirements/overrides.txt -o requirements/cpu.txt $(ARGS)
-	@$(LOCK) requirements/dev.in -c requirements/cpu.txt -o requirements/dev.txt $(ARGS)
+	@$(LOCK) requirements/dev.in -c requirements/cpu.txt --override requirements/overrides.txt -o requirements/dev.txt $(ARGS)
 	@$(LOCK) requirements/gpu.in -o requirements/gpu.txt $(ARGS)
 	@$(LOCK) requirements/installer.in -o requirements/installer.txt $(ARGS)
 	@$(LOCK) requirements/base-model.in --no-deps -o requirements/base-model.txt $(ARGS)

@@ -2,7 +2,8 @@
 
 Three servers of a real base are up: Modiste as it plans itself, vLLM's own resolver with as many
 slots and our other flags, and vLLM's own resolver with vLLM's default flags. Blocks of the same
-requests alternate: the slowest server gets fewer.
+requests alternate: one adapter, 64, 64, one, so that drift of the machine cancels, then the others;
+the slowest server gets fewer.
 """
 
 import os
@@ -78,8 +79,12 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
         _warm_up(client, servers, names, prompts)
         for number in range(ROUNDS_SHORT if short else ROUNDS):
             block = _block(number, names, prompts, REQUESTS_SHORT if short else REQUESTS)
+            rates: dict[str, list[float]] = {}
             for contender in _in_turn(number):
-                found[contender.label].append(_load(client, servers, contender, block))
+                rate = _load(client, servers, contender, block)
+                rates.setdefault(contender.label, []).append(rate)
+            for label, some in rates.items():
+                found[label].append(statistics.harmonic_mean(some))  # all requests over all time
     _claim(report, found)
 
 
@@ -146,9 +151,10 @@ def _block(
 
 
 def _in_turn(number: int) -> list[Contender]:
-    """All, or all but the slowest; every second round backwards, so that drift cancels."""
-    some = CONTENDERS if number % EVERY_DEFAULT == 0 else CONTENDERS[:3]
-    return list(some if number % 2 == 0 else reversed(some))
+    """The closest pair both ways round, then the others, the slowest in some rounds only."""
+    one, many, slots, default = CONTENDERS
+    pair = [one, many, many, one] if number % 2 == 0 else [many, one, one, many]
+    return [*pair, slots, *([default] if number % EVERY_DEFAULT == 0 else [])]
 
 
 def _load(
@@ -200,7 +206,7 @@ def _claim(report: Report, found: dict[str, list[float]]) -> None:
     for contender in CONTENDERS:
         rates = found[contender.label]
         row: dict[str, Any] = {
-            "part": "many", "contender": contender.label, "blocks": len(rates),
+            "part": "many", "contender": contender.label, "rounds": len(rates),
             "requests/s": round(statistics.median(rates), 2),
         }  # fmt: skip
         if contender.label in ratios:

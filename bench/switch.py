@@ -2,62 +2,37 @@
 
 Two users chat by the alias all the time, in streams of 32 tokens, while the alias is promoted from
 version to version. Then, without other load, versions that are loaded and versions that were
-unloaded are asked for one token, in alternation. At last a second server starts on the same home,
-loads ahead what the first one uses, and is asked for that.
+unloaded are asked for one token, in alternation. Then a second server starts on the same home,
+loads ahead what the first one uses, and is asked for that. At last vLLM's own server loads the same
+files under the same load: how long does it make a stream pause?
 """
 
-import json
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from threading import Event, Thread
 
 import httpx
 
 from adapters.registry import Registry
 from bench.harness import Report, at_least, at_most
+from bench.overhead import bare_launch, json_of, without_address, without_plugin
 from bench.servers import free_port, running
+from bench.steady import Answers, chat_body, steady_load
 from bench.tiny import launch
 from tests.made import Recipe, publish
 
 VERSIONS, VERSIONS_SHORT = 13, 7
 PLACES = 4
-USERS, TOKENS = 2, 32
+SETTINGS = {"max_resident_versions": PLACES, "max_loras": 2}
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+AFTER_LOAD_S = 0.3
+"""The pause that a load makes ends with the stream's next piece."""
 CALM_S = 4.0
 SCALE = 0.02
 PRELOAD_LIMIT_S = 60.0
-
-
-@dataclass
-class Answers:
-    """Answers of the steady load: when asked, when done (seconds), and by which version."""
-
-    done: list[tuple[float, float, str]] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    pauses: list[tuple[float, float]] = field(default_factory=list)
-    """Between two pieces of a stream: when it ended, and how long it was, seconds."""
-
-    def longest_pauses(self, spans: list[tuple[float, float]]) -> list[float]:
-        """The longest pause of any stream that ended in each span."""
-        return [
-            max((s for at, s in self.pauses if first <= at <= last), default=0.0)
-            for first, last in spans
-        ]
-
-    def during(self, spans: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-        """Seconds of the answers that met a promotion, and of the others."""
-        met: list[float] = []
-        others: list[float] = []
-        for began, ended, _ in self.done:
-            meets = any(began < last and ended > first for first, last in spans)
-            (met if meets else others).append(ended - began)
-        return met, others
 
 
 def measure(report: Report, folder: Path, *, short: bool) -> None:
@@ -73,20 +48,21 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
         recipe = Recipe("switch", seed=number, rank=8, scale=SCALE)
         size = publish(registry, base, recipe).manifest.size
     registry.promote("switch@1")
-    settings = {"max_resident_versions": PLACES, "max_loras": 2}
-    start = launch("switch", registry.home.root, free_port(), settings)
+    start = launch("switch", registry.home.root, free_port(), SETTINGS)
     with running([start], folder / "logs") as (server,):
         url = f"http://127.0.0.1:{server.port}"
-        _promotions(report, url, versions)
+        pause_s = _promotions(report, url, versions)
         _cold(report, url, versions)
         _loaded_ahead(report, registry, folder)
+    _bare_loads(report, registry, folder, versions, pause_s)
     report.measurements.append({"part": "switch", "base": base.name, "bytes a version": size})
 
 
-def _promotions(report: Report, url: str, versions: int) -> None:
+def _promotions(report: Report, url: str, versions: int) -> float:
+    """Returns the longest pause of a stream at a promotion, in seconds, the median."""
     took: list[float] = []
     spans: list[tuple[float, float]] = []
-    with steady_load(url) as answers, httpx.Client(base_url=url, timeout=120) as client:
+    with steady_load(url, "switch") as answers, httpx.Client(base_url=url, timeout=120) as client:
         time.sleep(CALM_S)
         for number in range(2, versions + 1):
             began = time.perf_counter()
@@ -102,9 +78,7 @@ def _promotions(report: Report, url: str, versions: int) -> None:
     for failure in answers.failed[:5]:
         print(failure, file=sys.stderr)
     ratio = _p99(met) / _p99(others)
-    # as long, and just before
-    calm = [(first - (last - first) - 0.1, first - 0.1) for first, last in spans]
-    pauses = [answers.longest_pauses(spans), answers.longest_pauses(calm)]
+    pause_s, calm_s = _pauses(answers, spans)
     what = f"from a promotion to its first answer, median of {len(took)}"
     report.add(at_most(what, statistics.median(took), 1.0, "s"))
     report.add(at_most("failed or wrong answers of the steady load", len(answers.failed), 0))
@@ -117,10 +91,18 @@ def _promotions(report: Report, url: str, versions: int) -> None:
             "median s, met": round(statistics.median(met), 3),
             "median s, others": round(statistics.median(others), 3),
             "p99 s, met": round(_p99(met), 3), "p99 s, others": round(_p99(others), 3),
-            "longest pause of a stream ms, met": round(statistics.median(pauses[0]) * 1000),
-            "longest pause ms, before": round(statistics.median(pauses[1]) * 1000),
+            "longest pause of a stream ms, met": round(pause_s * 1000),
+            "longest pause ms, before": round(calm_s * 1000),
         }
     )  # fmt: skip
+    return pause_s
+
+
+def _pauses(answers: Answers, spans: list[tuple[float, float]]) -> tuple[float, float]:
+    """The longest pause of a stream, the median of the spans and of as long ones just before."""
+    calm = [(first - (last - first) - 0.1, first - 0.1) for first, last in spans]
+    found, before = answers.longest_pauses(spans), answers.longest_pauses(calm)
+    return statistics.median(found), statistics.median(before)
 
 
 def _cold(report: Report, url: str, versions: int) -> None:
@@ -183,6 +165,49 @@ def _loaded_ahead(report: Report, registry: Registry, folder: Path) -> None:
     )  # fmt: skip
 
 
+def _bare_loads(
+    report: Report, registry: Registry, folder: Path, versions: int, pause_s: float
+) -> None:
+    """vLLM's own server, with our flags, loads the versions in turn under the same steady load."""
+    like = launch("bare", registry.home.root, free_port(), SETTINGS)
+    environment = {**like.environment, **QUIET}
+    arguments = without_address(json_of([*like.command, "--print", "args"], environment))
+    environment |= without_plugin(json_of([*like.command, "--print", "env"], environment))
+    environment |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    spans: list[tuple[float, float]] = []
+    took: list[float] = []
+    with (
+        running([bare_launch("bare", arguments, environment)], folder / "logs") as (server,),
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120) as client,
+    ):
+        paths = [str(registry.find(f"switch@{n}").folder) for n in range(1, versions + 1)]
+        _load_bare(client, "switch-1", paths[0])
+        with steady_load(str(client.base_url), "switch-1") as answers:
+            time.sleep(CALM_S)
+            for number, path in enumerate(paths[1:], 2):
+                began = time.perf_counter()
+                _load_bare(client, f"switch-{number}", path)
+                loaded = time.perf_counter()
+                took.append(loaded - began)
+                spans.append((began, loaded + AFTER_LOAD_S))
+                time.sleep(CALM_S)
+    bare_s, calm_s = _pauses(answers, spans)
+    what = "the longest pause of a stream at a promotion, over that at a load by vLLM's own server"
+    report.add(at_most(what, pause_s / bare_s, 1.0))
+    report.measurements.append(
+        {
+            "part": "vLLM's own load", "load ms": round(statistics.median(took) * 1000, 1),
+            "longest pause of a stream ms, met": round(bare_s * 1000),
+            "longest pause ms, before": round(calm_s * 1000),
+        }
+    )  # fmt: skip
+
+
+def _load_bare(client: httpx.Client, name: str, path: str) -> None:
+    body = {"lora_name": name, "lora_path": path}
+    client.post("/v1/load_lora_adapter", json=body).raise_for_status()
+
+
 def _loaded(client: httpx.Client, references: set[str]) -> set[str]:
     found = set()
     for reference in references:
@@ -193,62 +218,8 @@ def _loaded(client: httpx.Client, references: set[str]) -> set[str]:
     return found
 
 
-@contextmanager
-def steady_load(url: str) -> Iterator[Answers]:
-    """Users who chat by the alias until the body ends."""
-    done, answers = Event(), Answers()
-
-    def chat() -> None:
-        with httpx.Client(base_url=url, timeout=120) as client:
-            while not done.is_set():
-                began = time.perf_counter()
-                try:
-                    models = _stream(client, answers.pauses)
-                except (httpx.HTTPError, ValueError) as error:
-                    answers.failed.append(repr(error))
-                    continue
-                answers.done.append((began, time.perf_counter(), ", ".join(sorted(models))))
-                if len(models) != 1:
-                    answers.failed.append(f"one stream by {models}")
-
-    threads = [Thread(target=chat) for _ in range(USERS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-
-
-def _stream(client: httpx.Client, pauses: list[tuple[float, float]]) -> set[str]:
-    body = {**_body("switch", TOKENS), "stream": True}
-    models: set[str] = set()
-    last = 0.0
-    with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        answer.raise_for_status()
-        for line in answer.iter_lines():
-            if line.startswith("data: {"):
-                now = time.perf_counter()
-                if models:  # the wait for the first piece is no pause
-                    pauses.append((now, now - last))
-                last = now
-                models.add(json.loads(line[6:])["model"])
-    return models
-
-
-def _body(model: str, tokens: int, begin: str = "") -> dict[str, object]:
-    text = f"{begin}Tell me of the sea, the harbour and the ships."
-    message = {"role": "user", "content": text}
-    return {
-        "model": model, "messages": [message], "max_tokens": tokens, "ignore_eos": True,
-        "temperature": 0,
-    }  # fmt: skip
-
-
 def _first_token(client: httpx.Client, model: str, begin: str = "") -> str:
-    answer = client.post("/v1/chat/completions", json=_body(model, 1, begin))
+    answer = client.post("/v1/chat/completions", json=chat_body(model, 1, begin))
     answer.raise_for_status()
     return str(answer.json()["model"])
 

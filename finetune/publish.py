@@ -19,7 +19,7 @@ from finetune.config import Recipe
 from finetune.data import Prepared, Row, split_digest
 from finetune.forward import inner_model, project, run
 
-_ITEMS = 4
+_ITEMS = 2  # each makes streams wait for a pass wherever the version is proved
 _CANDIDATES = 12
 _SHORT_TOKENS = 96
 _ADAPTER_TOKENS, _BASE_TOKENS = 8, 4

@@ -5,14 +5,14 @@ token of the base model has index -1, which is the last slot: as soon as that sl
 filled, base requests in a step beside adapters are answered with its adapter. And the
 weights are copied once a token, which makes prompts slow.
 
-Here rows are grouped by adapter. A group of many rows (a prompt) is one matrix product with
-the weights where they lie; groups of few rows (answers) go through a compiled loop, since
-with many adapters the calls would cost more than the arithmetic. Both read as many rows of a
-slot as its adapter has ranks. Rows of the base get nothing, and a step of base rows alone
-does no LoRA work.
+Here rows are grouped by adapter. A large group of a high rank (a long prompt) is one matrix
+product with the weights where they lie; all others go through a compiled loop, since calls
+would cost more than the arithmetic. Both read as many rows of a slot as its adapter has ranks,
+of B too: its memory is laid out by rank, which its shape does not show. Rows of the base get
+nothing, and a step of base rows alone does no LoRA work.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 NO_ADAPTER = -1
-FEW_ROWS = 16
-"""Groups with fewer go through the compiled loop."""
+LOOPED = 1536
+"""Groups with fewer rows times ranks go through the compiled loop: up to there it is faster."""
 
 Groups = list[tuple[int, "slice | Tensor"]]
 """Slot, and which rows of the step use it."""
@@ -37,7 +37,7 @@ class Rows:
     groups: Groups = field(default_factory=list)
     """All of them."""
     large: Groups = field(default_factory=list)
-    """Those with many rows."""
+    """Those for which a product is faster than the loop."""
     few: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Rows of all other groups, those of one slot side by side; and their slots."""
     slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -57,7 +57,7 @@ def group_rows(indices: Tensor) -> Rows:
         together = rows[-1] - rows[0] + 1 == len(rows)
         group = slot, slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
         found.groups.append(group)
-        if len(rows) >= FEW_ROWS:
+        if len(rows) * largest_rank(slot) >= LOOPED:
             found.large.append(group)
         else:
             few += rows
@@ -73,7 +73,7 @@ class Stack:
         """`a`: [slots, (1,) R, in]; `b`: [slots, (1,) out, R]."""
         self.a, self.b = a, b
         self.first = a.view(a.shape[0], *a.shape[-2:])
-        self.second = b.view(b.shape[0], *b.shape[-2:])
+        self.second = b.view(b.shape[0], *b.shape[-2:]).mT  # [slots, R, out]
         self.ranks = np.full(a.shape[0], a.shape[-2], np.int64)
         self.plain = a.dtype == b.dtype == torch.float32
         if self.plain:
@@ -85,7 +85,7 @@ class Stack:
         found = self._turned.get(slot)
         if found is None:
             rank = int(self.ranks[slot])
-            found = self.first[slot, :rank].T, self.second[slot, :, :rank].T
+            found = self.first[slot, :rank].T, self.second[slot, :rank]
             self._turned[slot] = found
         return found
 
@@ -93,17 +93,30 @@ class Stack:
         """An adapter fills so many rows of a slot from now on."""
         self.ranks[slot] = min(rank, self.first.shape[1])
         self._turned.pop(slot, None)
+        _largest_ranks.pop(slot, None)
 
 
 _stacks: dict[int, Stack] = {}
-"""By the identity of A, which the stack keeps alive: layers stay as long as the process."""
+"""By the identity of B, which the stack keeps alive: layers stay as long as the process."""
+
+_largest_ranks: dict[int, int] = {}
+
+
+def largest_rank(slot: int) -> int:
+    """Of the adapter in a slot, over all layers."""
+    found = _largest_ranks.get(slot)
+    if found is None:
+        used = (int(stack.ranks[slot]) for stack in _stacks.values() if slot < len(stack.ranks))
+        found = _largest_ranks[slot] = max(used, default=0)
+    return found
 
 
 def stack_of(a: Tensor, b: Tensor) -> Stack:
     """The same for the same layer, each time."""
-    found = _stacks.get(id(a))
+    found = _stacks.get(id(b))
     if found is None:
-        found = _stacks[id(a)] = Stack(a, b)
+        found = _stacks[id(b)] = Stack(a, b)
+        _largest_ranks.clear()
     return found
 
 
@@ -132,7 +145,7 @@ def add_linear(
     chosen = [inputs[group] for _, group in groups]  # shared by the slices
     offset = 0
     for stack, whole in stacks:
-        width = min(whole, stack.second.shape[1])  # the last slice may be padded
+        width = min(whole, stack.second.shape[2])  # the last slice may be padded
         if looped:
             kernel()(
                 output.numpy(), inputs.numpy(), stack.first_array, stack.second_array,
@@ -172,6 +185,17 @@ def note_ranks(layer: Any, slot: int, lora_a: "Tensor | list[Tensor | None]") ->
         stack_of(a, b).note_rank(slot, rank)
 
 
+def lay_out(layer: Any) -> None:
+    """Lay a layer's B matrices, empty yet, out by rank: [slots, 1, R, out] in memory.
+
+    Their shapes stay [slots, 1, out, R], so that vLLM writes to the right place.
+    """
+    layer.lora_b_stacked = tuple(
+        torch.zeros_like(b.mT, memory_format=torch.contiguous_format).mT
+        for b in layer.lora_b_stacked
+    )
+
+
 def install() -> None:
     """Change vLLM's class for CPU; other platforms have kernels of their own."""
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -205,7 +229,7 @@ def install() -> None:
     wrapper.lora_rows = Rows()
     wrapper.update_metadata = update_metadata
     wrapper.add_lora_linear = add_lora_linear
-    _watch_ranks()
+    _change_layers()
 
 
 @cache
@@ -222,23 +246,26 @@ def kernel() -> Any:
     return add_rows
 
 
-def _watch_ranks() -> None:
-    """Learn each slot's rank when vLLM fills it."""
+def _change_layers() -> None:
+    """Lay out a layer's weights when vLLM makes them; learn a slot's rank when it is filled."""
     from vllm.lora.layers import base_linear, column_parallel_linear
 
     for module in (base_linear, column_parallel_linear):
         for layer in vars(module).values():
-            if isinstance(layer, type) and "set_lora" in vars(layer):
-                setattr(layer, "set_lora", _noting(vars(layer)["set_lora"]))  # noqa: B010  # typed
+            if isinstance(layer, type):
+                _follow(layer, "create_lora_weights", lambda self, *_: lay_out(self))
+                _follow(layer, "set_lora", lambda self, index, a, _: note_ranks(self, index, a))
 
 
-def _noting(set_lora: Any) -> Any:
-    if hasattr(set_lora, "notes_ranks"):  # imported into the other module
-        return set_lora
+def _follow(layer: Any, name: str, then: Callable[..., None]) -> None:
+    """Do something after a method that the class itself defines."""
+    method = vars(layer).get(name)
+    if method is None or hasattr(method, "followed"):  # imported into the other module
+        return
 
-    def noted(self: Any, index: int, lora_a: Any, lora_b: Any) -> None:
-        set_lora(self, index, lora_a, lora_b)
-        note_ranks(self, index, lora_a)
+    def both(self: Any, *args: Any) -> None:
+        method(self, *args)
+        then(self, *args)
 
-    noted.notes_ranks = True  # type: ignore[attr-defined]
-    return noted
+    both.followed = True  # type: ignore[attr-defined]
+    setattr(layer, name, both)

@@ -18,7 +18,7 @@ from adapters.registry import Registry, Version
 from tests.tiny import make_tiny_base
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PROBED = ("save the file", "the folder could not be opened", "try again")
+PROBED = ("save the file", "the folder could not be opened")
 
 
 def add_tiny_base(registry: Registry, name: str = "tiny", seed: int = 0) -> Base:

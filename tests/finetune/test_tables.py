@@ -1,4 +1,4 @@
-"""Parquet and Arrow, where pyarrow is installed; what is said where it is not."""
+"""Parquet and Arrow with pyarrow; what is said where it is not installed."""
 
 import json
 import sys
@@ -24,8 +24,10 @@ def test_a_table_without_pyarrow_says_what_to_install(
 
 @pytest.fixture
 def pyarrow() -> Any:
-    pytest.importorskip("pyarrow.parquet")
-    return pytest.importorskip("pyarrow")
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    return pyarrow
 
 
 def write(pyarrow: Any, path: Path, table: Any) -> Path:

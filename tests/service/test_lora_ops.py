@@ -4,29 +4,54 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service import lora_ops
 from service.lora_ops import (
-    FEW_ROWS,
+    LOOPED,
     NO_ADAPTER,
     add_linear,
     group_rows,
+    lay_out,
     note_ranks,
     stack_of,
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture(autouse=True)
+def _no_other_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_ops, "_stacks", {})
+    monkeypatch.setattr(lora_ops, "_largest_ranks", {})
+
+
+def layer_of(*parts: tuple[torch.Tensor, torch.Tensor]) -> SimpleNamespace:
+    """A layer as vLLM makes it, by rank in memory, that holds these A and B."""
+    layer = SimpleNamespace(
+        lora_a_stacked=tuple(a for a, _ in parts), lora_b_stacked=tuple(b for _, b in parts)
+    )
+    lay_out(layer)
+    for made, (_, b) in zip(layer.lora_b_stacked, parts, strict=True):
+        assert made.shape == b.shape
+        assert made.eq(0).all()
+        made.copy_(b)
+    return layer
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(st.integers(-1, 4), min_size=1, max_size=90),
     st.integers(0, 2**16),
+    st.sampled_from([1, 3, 8, 30]),
     st.booleans(),
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_grouped_products_equal_one_product_a_row(
-    indices: list[int], seed: int, four_dimensions: bool, dtype: torch.dtype
+    indices: list[int], seed: int, rank: int, laid_out: bool, dtype: torch.dtype
 ) -> None:
+    lora_ops._stacks.clear()
     generator = torch.Generator().manual_seed(seed)
 
     def some(*shape: int) -> torch.Tensor:
@@ -34,7 +59,7 @@ def test_grouped_products_equal_one_product_a_row(
 
     count = len(indices)
     x, output = some(count, 24), some(count, 50)
-    a, b = [some(5, 8, 24), some(5, 8, 24)], [some(5, 16, 8), some(5, 34, 8)]
+    a, b = [some(5, rank, 24), some(5, rank, 24)], [some(5, 16, rank), some(5, 34, rank)]
     expected = output.float()
     for row, slot in enumerate(indices):
         if slot != NO_ADAPTER:
@@ -44,8 +69,11 @@ def test_grouped_products_equal_one_product_a_row(
             ]
             expected[row] += 0.5 * torch.cat(parts)
 
-    if four_dimensions:
+    if laid_out:
         a, b = [w[:, None] for w in a], [w[:, None] for w in b]
+        b = layer_of(*zip(a, b, strict=True)).lora_b_stacked
+    for part in zip(a, b, strict=True):
+        stack_of(*part)  # its rank decides between loop and product
     slices = zip(a, b, (16, 34), strict=True)
     add_linear(output, x, slices, 0.5, group_rows(torch.tensor(indices)))
 
@@ -77,35 +105,53 @@ def test_rows_of_the_base_are_left_alone() -> None:
     assert group_rows(torch.tensor([-1, -1, -1])).groups == []
 
 
-def test_few_rows_go_through_the_loop_and_many_through_a_product() -> None:
-    indices = [0] * FEW_ROWS + [1] * (FEW_ROWS - 1) + [-1, 2, 1]
-    rows = group_rows(torch.tensor(indices))
+def test_few_rows_of_a_low_rank_go_through_the_loop_and_others_through_a_product() -> None:
+    rank = LOOPED // 16
+    layer = layer_of((torch.zeros(2, 1, rank, 6), torch.zeros(2, 1, 3, rank)))
+    note_ranks(layer, 1, torch.zeros(rank // 2, 6))
+    rows = group_rows(torch.tensor([0] * 16 + [1] * 16))
 
-    assert [slot for slot, _ in rows.large] == [0, 1]
-    assert (rows.few.tolist(), rows.slots.tolist()) == ([2 * FEW_ROWS], [2])
+    assert [slot for slot, _ in rows.large] == [0]
+    assert (rows.few.tolist(), rows.slots.tolist()) == (list(range(16, 32)), [1] * 16)
+
+    note_ranks(layer, 1, torch.zeros(rank, 6))
+    assert len(group_rows(torch.tensor([1] * 16)).large) == 1
+    assert group_rows(torch.tensor([1] * 15)).large == []
 
 
-@pytest.mark.parametrize("count", [1, FEW_ROWS])
+@pytest.mark.parametrize("count", [1, LOOPED])
 def test_rows_of_a_slot_beyond_its_adapters_rank_are_not_read(count: int) -> None:
-    a, b = torch.ones(2, 1, 4, 6), torch.ones(2, 1, 3, 4)
-    layer = SimpleNamespace(lora_a_stacked=(a,), lora_b_stacked=(b,))
+    layer = layer_of((torch.ones(2, 1, 4, 6), torch.ones(2, 1, 3, 4)))
+    slices = [(layer.lora_a_stacked[0], layer.lora_b_stacked[0], 3)]
     note_ranks(layer, 1, torch.ones(2, 6))
     output = torch.zeros(count, 3)
 
-    add_linear(output, torch.ones(count, 6), [(a, b, 3)], 1.0, group_rows(torch.ones(count).int()))
+    add_linear(output, torch.ones(count, 6), slices, 1.0, group_rows(torch.ones(count).int()))
     assert output.eq(2 * 6).all()
 
     note_ranks(layer, 1, [torch.ones(4, 6)])
-    add_linear(output, torch.ones(count, 6), [(a, b, 3)], 1.0, group_rows(torch.ones(count).int()))
+    add_linear(output, torch.ones(count, 6), slices, 1.0, group_rows(torch.ones(count).int()))
     assert output.eq(2 * 6 + 4 * 6).all()
+
+
+def test_b_lies_by_rank_in_memory() -> None:
+    layer = layer_of((torch.ones(2, 1, 4, 6), torch.ones(2, 1, 3, 4)))
+
+    second = stack_of(layer.lora_a_stacked[0], layer.lora_b_stacked[0]).second_array
+
+    assert second.shape == (2, 4, 3)
+    assert second.flags["C_CONTIGUOUS"]
 
 
 def test_a_part_that_an_adapter_leaves_out_has_no_rank_and_an_unknown_one_all() -> None:
     parts = [(torch.zeros(2, 1, 4, 6), torch.zeros(2, 1, 3, 4)) for _ in range(2)]
-    layer = SimpleNamespace(
-        lora_a_stacked=tuple(a for a, _ in parts), lora_b_stacked=tuple(b for _, b in parts)
-    )
+    layer = layer_of(*parts)
+
+    def ranks() -> list[int]:
+        pairs = zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True)
+        return [int(stack_of(a, b).ranks[0]) for a, b in pairs]
+
     note_ranks(layer, 0, [torch.ones(3, 6), None])
-    assert [int(stack_of(a, b).ranks[0]) for a, b in parts] == [3, 0]
+    assert ranks() == [3, 0]
     note_ranks(layer, 0, [torch.ones(3, 6)])
-    assert [int(stack_of(a, b).ranks[0]) for a, b in parts] == [4, 4]
+    assert ranks() == [4, 4]
