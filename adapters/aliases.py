@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import AliasMoveRow, AliasRow, CanaryCountRow, CanaryRow, VersionRow
 from adapters.errors import AliasNotFound, VersionNotFound
+from adapters.gate import overrule
 from adapters.leases import check_servers
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Records, Version, check_ready
@@ -42,20 +43,22 @@ class Aliases(Records):
         """Point an alias at a version, atomically and on record; its canary ends.
 
         Args:
-            force: also where a running server can't take it, and stays on the version before.
+            why: the reason; needed past a failed gate.
+            force: also where a running server can't take it, and stays on the version before;
+                and past a failed gate, which is then on record.
 
         Raises:
             Quarantined, Removed: the version can't be served.
             IncompatibleAdapter: a running server can't take it; nothing moved.
+            GateFailed: it failed its recipe's gate; nothing moved.
+            InvalidInput: it is forced past its gate without a reason.
         """
         check_alias(alias)
         parsed = parse_reference(reference)
         with self._write() as session:
             self._adapter(session, parsed.name)
             row = self._row(session, parsed)
-            if not force:
-                check_servers(session, self._version(row))
-            return self._move(session, row, alias, who, why)
+            return self._promote(session, row, alias, who=who, why=why, force=force)
 
     def rollback(
         self, name: str, alias: str = PRODUCTION, *, who: str = "", why: str = ""
@@ -108,6 +111,16 @@ class Aliases(Records):
         with self._read() as session:
             last: int | None = session.scalar(select(func.max(AliasMoveRow.id)))
             return 0 if last is None else last
+
+    def _promote(
+        self, session: Session, row: VersionRow, alias: str, *, who: str, why: str, force: bool
+    ) -> Version:
+        version = self._version(row)
+        check_ready(version)
+        why = overrule(version, force=force, why=why)
+        if not force:
+            check_servers(session, version)
+        return self._move(session, row, alias, who, why)
 
     def _previous(self, session: Session, name: str, alias: str) -> VersionRow:
         check_alias(alias)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from adapters.aliases import Aliases, forget_canary
 from adapters.database import AliasMoveRow, AliasRow, CanaryRow
 from adapters.errors import AliasNotFound, InvalidInput
+from adapters.gate import overrule
 from adapters.leases import check_servers
 from adapters.names import PRODUCTION, check_alias, check_name, parse_reference
 from adapters.records import Version, check_ready
@@ -51,6 +52,8 @@ class Canaries(Aliases):
             InvalidInput: the share is not between 0 and 100, or the alias points at the version.
             Quarantined, Removed: the version can't be served.
             IncompatibleAdapter: a running server can't take it, and `force` is not given.
+            GateFailed: the rule would promote a version that failed its gate, and `force` is not
+                given; without `promote_after` it may be tried out.
         """
         check_alias(alias)
         if not 0 < percent < 100:
@@ -63,6 +66,9 @@ class Canaries(Aliases):
             row = self._row(session, parsed)
             version = self._version(row)
             check_ready(version)
+            promotes = rule is not None and rule.promote_after is not None
+            if promotes:
+                why = overrule(version, force=force, why=why)
             if not force:
                 check_servers(session, version)
             live = self._pointing(session, row.adapter, alias)
@@ -81,7 +87,10 @@ class Canaries(Aliases):
                 session.add(canary)
             canary.percent = percent
             if rule is not None:
-                canary.rule = {"rule": rule.model_dump(), "looks": 0, "judged_at": 0}
+                canary.rule = {
+                    "rule": rule.model_dump(), "looks": 0, "judged_at": 0,
+                    "forced": force and promotes,
+                }  # fmt: skip
             self._record_share(session, live, Canary(row.number, percent), who, why)
             return version
 
@@ -93,8 +102,12 @@ class Canaries(Aliases):
         promote: bool,
         who: str = "",
         why: str = "",
+        force: bool = False,
     ) -> Version:
         """Promote the canary's version, or give all requests back to the version before.
+
+        Args:
+            force: promote as `promote` does by force.
 
         Returns:
             The version at which the alias points now.
@@ -102,7 +115,9 @@ class Canaries(Aliases):
         Raises:
             AliasNotFound: the alias has no canary.
             Quarantined, Removed: the version to promote can't be served.
-            IncompatibleAdapter: a running server can't take it; promote it by force.
+            IncompatibleAdapter: a running server can't take it.
+            GateFailed: it failed its gate.
+            InvalidInput: it is forced past its gate without a reason.
         """
         check_alias(alias)
         with self._write() as session:
@@ -114,7 +129,10 @@ class Canaries(Aliases):
                     hint=f"start one: `modiste adapters canary {name}@N --percent 10`",
                     param="alias",
                 )
-            return self._end(session, canary, promote=promote, who=who, why=why)
+            if promote:
+                row = self._numbered(session, name, canary.number)
+                return self._promote(session, row, alias, who=who, why=why, force=force)
+            return self._drop(session, canary, who, why)
 
     def canaries(self) -> dict[Key, Canary]:
         """Every canary: (adapter, alias) to version number and share."""
@@ -122,14 +140,8 @@ class Canaries(Aliases):
             rows = session.scalars(select(CanaryRow))
             return {(r.adapter, r.alias): Canary(r.number, r.percent, r.started) for r in rows}
 
-    def _end(
-        self, session: Session, canary: CanaryRow, *, promote: bool, who: str, why: str
-    ) -> Version:
+    def _drop(self, session: Session, canary: CanaryRow, who: str, why: str) -> Version:
         name, alias, number = canary.adapter, canary.alias, canary.number
-        if promote:
-            row = self._numbered(session, name, number)
-            check_servers(session, self._version(row))
-            return self._move(session, row, alias, who, why)
         forget_canary(session, name, alias)
         live = self._pointing(session, name, alias)
         self._record_share(session, live, Canary(number, 0.0), who, why)

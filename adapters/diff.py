@@ -7,7 +7,7 @@ from typing import Any
 from adapters.records import Version
 
 PARTS = ("task", "languages", "labels", "base", "prompt", "peft", "training", "datasets", "parents")
-"""Parts of a manifest, in the order in which they are told; then metrics and size."""
+"""Parts of a manifest, in the order in which they are told; then what it showed, and its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ def differences(left: Version, right: Version) -> list[Difference]:
     """All differing fields, by dotted path; lists are compared item by item."""
     found: list[Difference] = []
     mine, others = (v.manifest.model_dump(mode="json") for v in (left, right))
-    for part in (*PARTS, "metrics", "size"):
-        a, b = dict(_leaves(part, mine[part])), dict(_leaves(part, others[part]))
+    for part in (*PARTS, "metrics", "live", "gate", "size"):
+        a, b = dict(_leaves(part, mine.get(part))), dict(_leaves(part, others.get(part)))
         found += [
             Difference(field, a.get(field), b.get(field))
             for field in dict.fromkeys([*a, *b])

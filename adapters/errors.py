@@ -13,6 +13,7 @@
     ├── UnsafeFile             pickle, links, paths that leave their folder
     ├── IncompatibleAdapter    whole and well-formed, but not for this base or engine
     ├── ProofFailed            the engine does not reproduce the probe
+    ├── GateFailed             worse on held-out examples than its recipe allows
     ├── Quarantined            failed its proof earlier
     ├── Removed                its files were collected as garbage
     └── StoreFailed            the disk or the database
@@ -85,6 +86,10 @@ class IncompatibleAdapter(AdapterError):
 
 class ProofFailed(AdapterError):
     code = "proof_failed"
+
+
+class GateFailed(AdapterError):
+    code = "gate_failed"
 
 
 class Quarantined(AdapterError):

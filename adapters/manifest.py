@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from adapters.digests import digest_json
 from adapters.errors import AdapterError, InvalidManifest
+from adapters.gate import Verdict
 from adapters.languages import parse_tag
 from adapters.names import check_name
 from adapters.prompt import PromptTemplate, Task
@@ -56,8 +57,16 @@ class BaseRef(_Record):
         return [part for part in parts if getattr(self, part) != getattr(other, part)]
 
 
+def _optional(description: str | None = None) -> Any:
+    """A field that is only written where it says something, so old manifests stay as they are."""
+    return Field(None, description=description, exclude_if=lambda value: value is None)
+
+
 class Metric(_Record):
-    """A figure on held-out examples with its 95 % bootstrap interval, and the base's."""
+    """A figure on held-out examples with its 95 % bootstrap interval, and the base's.
+
+    And that of the version that was live then, where it was measured.
+    """
 
     value: float
     low: float
@@ -65,6 +74,9 @@ class Metric(_Record):
     base_value: float
     base_low: float
     base_high: float
+    live_value: float | None = _optional()
+    live_low: float | None = _optional()
+    live_high: float | None = _optional()
     unit: str = ""
     signature: str | None = None
 
@@ -95,6 +107,8 @@ class Draft(_Record):
     datasets: list[DatasetRef] = Field(default_factory=list)
     metrics: dict[str, Metric] = Field(default_factory=dict)
     probe: Digest
+    live: str | None = _optional("version that it was compared with, as name@sha256:…")
+    gate: Verdict | None = _optional("what came of its recipe's gate, where it stated one")
     parents: list[str] = Field(default_factory=list, description="versions it was made from")
 
     @model_validator(mode="after")

@@ -178,7 +178,7 @@ class Registry(Garbage, Trials, Leases, Fetches):
             row.state, row.reason = QUARANTINED, reason
             tried = select(CanaryRow).filter_by(adapter=row.adapter, number=row.number)
             for canary in session.scalars(tried).all():
-                self._end(session, canary, promote=False, who=BY_RULE, why=reason)
+                self._drop(session, canary, BY_RULE, reason)
 
     @property
     def stamp_waits(self) -> bool:

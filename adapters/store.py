@@ -40,7 +40,7 @@ ASIDE = "aside-"
 """Begins the name of a staged folder that was moved there to be deleted."""
 EXTRA_FILES = frozenset(
     {"report.json", "predictions.jsonl", "metrics.jsonl", "loss.png", "preflight.json",
-     "recipe.yaml"}
+     "recipe.yaml", "report.html"}
 )  # fmt: skip
 VERSION_FILES = frozenset({*DECISIVE, *EXTRA_FILES})
 

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from adapters.canaries import Canaries, Key
 from adapters.database import AliasRow, CanaryCountRow, CanaryRow, ScoreRow
-from adapters.errors import IncompatibleAdapter, InvalidInput
+from adapters.errors import GateFailed, IncompatibleAdapter, InvalidInput
+from adapters.gate import overrule
+from adapters.leases import check_servers
 from adapters.names import Reference
 from adapters.rules import Rule, Side, Verdict, is_due, judge
 
@@ -97,13 +99,24 @@ class Trials(Canaries):
             look = state["looks"] + 1
             verdict = judge(trial.rule, trial.sides[trial.live], trial.sides[trial.number], look)
             row.rule = {**state, "looks": look, "judged_at": answers}
-            if verdict is None:
-                return None
-            try:
-                self._end(session, row, promote=verdict.promote, who=BY_RULE, why=verdict.reason)
-            except IncompatibleAdapter:  # a server that can't take it started meanwhile
-                return None
-            return verdict
+            ended = verdict is not None and self._end_by_rule(session, row, verdict)
+            return verdict if ended else None
+
+    def _end_by_rule(self, session: Session, row: CanaryRow, verdict: Verdict) -> bool:
+        """Drop a canary, or promote its version: past its gate where the rule came by force."""
+        if not verdict.promote:
+            self._drop(session, row, BY_RULE, verdict.reason)
+            return True
+        forced = row.rule is not None and bool(row.rule.get("forced"))
+        found = self._numbered(session, row.adapter, row.number)
+        version = self._version(found)
+        try:
+            why = overrule(version, force=forced, why=verdict.reason)
+            check_servers(session, version)
+        except (GateFailed, IncompatibleAdapter):  # a server started that can't take it
+            return False
+        self._move(session, found, row.alias, BY_RULE, why)
+        return True
 
 
 def _trial(session: Session, row: CanaryRow) -> Trial | None:

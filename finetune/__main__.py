@@ -1,5 +1,7 @@
 """`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
 
+`evaluate NAME@N --data FILE` measures a published version again.
+
 Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
 
@@ -26,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=options.json)
     prepare_process()
     try:
+        if options.data or options.server is not None:
+            return measure_version(options, console)
         recipe = read_recipe(options.recipe, options.set)
         return run_steps(recipe, options, console)
     except AdapterError as error:
@@ -45,11 +49,21 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("command", choices=COMMANDS, help="run does all steps in order")
     made.add_argument(
-        "recipe", help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}"
+        "recipe",
+        help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}; for evaluate "
+        "with --data a version, such as name@2",
     )
     made.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="override a key, for example --set training.epochs=1",
+    )  # fmt: skip
+    made.add_argument(
+        "--data", action="append", default=[], metavar="FILE",
+        help="evaluate only: measure a published version on these held-out examples",
+    )  # fmt: skip
+    made.add_argument(
+        "--server", metavar="URL",
+        help="with --data: ask a running server, by its routes, instead of a model loaded here",
     )  # fmt: skip
     made.add_argument("--resume", action="store_true", help="keep what is done; train on")
     made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
@@ -84,6 +98,29 @@ def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> 
             console.print(f"all done already: {run.folder}", highlight=False, soft_wrap=True)
         if options.json:
             _print_json(run.summary())
+    return 0
+
+
+def measure_version(options: argparse.Namespace, console: Console) -> int:
+    """Evaluate a published version on other data.
+
+    Raises:
+        InvalidInput: the options don't go together.
+    """
+    if options.command != "evaluate" or not options.data or options.resume:
+        raise InvalidInput(
+            "--data and --server are of: finetune evaluate NAME@N --data FILE [--server URL]",
+            param="data",
+        )
+    from finetune.evaluate import show
+    from finetune.evaluate_version import evaluate_version
+
+    report, _ = evaluate_version(
+        Registry.open(options.home), options.recipe, options.data, options.set, options.server
+    )
+    show(report, console)
+    if options.json:
+        _print_json(report)
     return 0
 
 

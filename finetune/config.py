@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -22,9 +22,11 @@ from pydantic import (
 
 from adapters.digests import PREFIX, digest_json
 from adapters.errors import AdapterError, InvalidInput
+from adapters.gate import Gate
 from adapters.names import check_name
 from adapters.prompt import PromptTemplate, Task, default_prompt
 from finetune.data_config import COLUMNS, FORMATS, Data
+from finetune.metric_names import check_pattern, evaluation_problems
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _NOT_ADAPTED = ("lm_head", "embed_tokens")
@@ -76,11 +78,23 @@ class Training(_Part):
 
 
 class Evaluation(_Part):
-    """What is measured on held-out examples, for the base and for the adapter."""
+    """What is measured on held-out examples, for the base, the adapter and the live version."""
 
-    max_examples: int = Field(200, ge=1)
-    max_new_tokens: int = Field(128, ge=1, le=4096)
-    bootstrap_samples: int = Field(1000, ge=10, le=100_000)
+    max_examples: int = Field(200, ge=1, description="held-out examples at most")
+    max_new_tokens: int = Field(128, ge=1, le=4096, description="of one generated answer")
+    bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="resamples for intervals")
+    compare_live: bool = Field(True, description="measure the live version too, where there is one")
+    max_generated: int = Field(
+        50, ge=1, description="generate only: answers generated for rouge_l and what follows"
+    )
+    valid_json: bool = Field(False, description="generate only: measure whether answers are JSON")
+    pattern: Annotated[str, AfterValidator(check_pattern)] | None = Field(
+        None, description="generate only: a regular expression that whole answers shall match"
+    )
+    asserts: str | None = Field(
+        None,
+        description="generate only: column with Python asserts that an answer's code must pass",
+    )
 
 
 class Recipe(_Part):
@@ -96,11 +110,19 @@ class Recipe(_Part):
     lora: Lora = Lora()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    gate: Gate | None = Field(None, description="what the version must show to be promoted")
 
     @property
     def template(self) -> PromptTemplate:
         """The task's prompt with this recipe's changes."""
         return _template(self.task, self.prompt)
+
+    @property
+    def kept_columns(self) -> set[str]:
+        """Columns of the data that the evaluation needs beside inputs and answers."""
+        gated = set() if self.gate is None else self.gate.columns
+        asserts = self.evaluation.asserts
+        return gated if asserts is None else gated | {asserts}
 
     @property
     def digest(self) -> str:
@@ -172,8 +194,12 @@ def read_recipe(reference: str, overrides: list[str] | None = None) -> Recipe:
         InvalidInput: no such recipe, or no YAML at all.
     """
     raw = _load(reference)
-    mistakes = [m for text in overrides or [] if (m := _override(raw, text)) is not None]
-    return check_recipe(raw, reference, mistakes)
+    return check_recipe(raw, reference, apply_overrides(raw, overrides or []))
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> list[Mistake]:
+    """Set `dotted.key=value` in parsed YAML; returns those that can't be."""
+    return [found for text in overrides if (found := _override(raw, text)) is not None]
 
 
 def check_recipe(
@@ -270,12 +296,22 @@ def _field(location: list[str]) -> tuple[Any, list[str]]:
     field = None
     names: list[str] = list(Recipe.model_fields)
     for part in location:
+        if part.isdecimal():  # a place in a list
+            continue
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return field, names
         names = list(model.model_fields)
         field = model.model_fields.get(part)
-        model = None if field is None else field.annotation
+        model = None if field is None else _model_in(field.annotation)
     return field, names
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model inside an annotation such as `Gate | None` or `list[Kept]`, if any."""
+    inside = [found for part in get_args(annotation) if (found := _model_in(part)) is not None]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return inside[0] if inside else None
 
 
 def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
@@ -303,7 +339,7 @@ def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
         found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
     found += _split_mistakes(data)
     found += _prompt_mistakes(task, raw.get("prompt"))
-    return found
+    return found + [Mistake(*problem) for problem in evaluation_problems(task, raw)]
 
 
 def _split_mistakes(data: dict[str, Any]) -> list[Mistake]:

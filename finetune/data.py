@@ -44,6 +44,8 @@ class Row:
     supervised: list[int]
     """Positions in `ids` of the tokens that the model must say, ascending."""
     truncated: bool
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """As of its example."""
 
 
 @dataclass(slots=True)
@@ -66,8 +68,13 @@ class Prepared:
         return [row for row in self.rows if row.split == split]
 
 
-def prepare(recipe: Recipe, renderer: Renderer, context_length: int) -> Prepared:
+def prepare(
+    recipe: Recipe, renderer: Renderer, context_length: int, *, test_only: bool = False
+) -> Prepared:
     """Read, check, split and tokenise all data of a recipe.
+
+    Args:
+        test_only: read nothing but `data.test`.
 
     Raises:
         BrokenData: with every broken line of every file, unless they are to be skipped.
@@ -75,7 +82,10 @@ def prepare(recipe: Recipe, renderer: Renderer, context_length: int) -> Prepared
         StoreFailed: a remote file can't be read.
     """
     reading = Reading()
-    with _at_hand(data_files(recipe.data)) as files:
+    given = data_files(recipe.data)
+    if test_only:
+        given = {"train": [], "test": given["test"]}
+    with _at_hand(given) as files:
         labels = _labels(recipe, files["train"])
         examples = _read_splits(recipe, files, labels, reading)
         sources = source_digests(files)
@@ -213,6 +223,7 @@ def tokenise(
         ids=ids[:max_length],
         supervised=[i for i, spoken in enumerate(says[:max_length]) if spoken],
         truncated=len(ids) > max_length,
+        columns=example.columns,
     )
 
 

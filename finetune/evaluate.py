@@ -1,63 +1,34 @@
-"""The adapter against its base on held-out examples, with the same prompts.
+"""The adapter against its base and the live version, on the same held-out examples and resamples.
 
-translate  chrF and BLEU of greedy translations
-answer     exact match and F1 of greedy answers, as SQuAD defines them
-classify   accuracy and macro F1 of the most likely label
-generate   perplexity and loss of the held-out answers
+What is measured for each task stands in `measures.py`. A recipe's gate is judged here, so that
+its verdict is in the report before anything is published.
 """
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
-from sacrebleu.metrics import BLEU, CHRF
 
 from adapters.bases import Base
-from adapters.prompt import Renderer
+from adapters.gate import Gain, Opponent, Slice, judge
 from finetune import metrics
 from finetune.base_model import load_model
-from finetune.batching import make_batches
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
-from finetune.forward import supervised_losses
-from finetune.generate import greedy
-from finetune.labels import label_probabilities
-from finetune.metrics import Figure, Score
-
-_SHOWN_GENERATIONS = 20
-"""Open-ended answers are generated to be read, not scored: a few are enough."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A model, with its adapter on or off, and what it is asked."""
-
-    model: Any
-    tokenizer: Any
-    recipe: Recipe
-    rows: list[Row]
-    labels: list[str]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What one model, base or adapter, did with the held-out examples."""
-
-    said: list[str]
-    """One for each example, or for the first ones only."""
-    scores: dict[str, Score]
-    units: dict[str, str]
-    signatures: dict[str, str] = field(default_factory=dict)
-    probabilities: list[dict[str, float]] | None = None
+from finetune.live import Live, subject_of, worn
+from finetune.measures import Outcome, measure, of_label
+from finetune.metric_names import LOWER_IS_BETTER, OF_A_LABEL, UNITS
+from finetune.metrics import Measured, Sampled
+from finetune.preflight import escape
+from finetune.slices import positions_of
+from finetune.subjects import Subject
 
 
 def load_adapter(base: Base, adapter: Path, dtype: str, device: str) -> Any:
@@ -66,157 +37,170 @@ def load_adapter(base: Base, adapter: Path, dtype: str, device: str) -> Any:
     return model.eval()
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What each model did with the same examples."""
+
+    recipe: Recipe
+    rows: list[Row]
+    outcomes: dict[str, Outcome]
+    """By `base`, `adapter` and, where it is compared, `live`."""
+    live: Live | None
+
+    def sampled(self, found: Measured) -> Sampled:
+        return self._resample(found, found.over)
+
+    def _resample(self, found: Measured, over: metrics.Positions) -> Sampled:
+        samples, seed = self.recipe.evaluation.bootstrap_samples, self.recipe.training.seed
+        return metrics.resample(found.score, over, samples, seed)
+
+    def gain(self, metric: str, part: Slice, against: Opponent) -> Gain | str:
+        """How much better the adapter is in a metric on a slice, or why that can't be told."""
+        if against not in self.outcomes:
+            reason = self.live.reason if against == "live" and self.live is not None else ""
+            return reason or "nothing is held out"
+        pair = [self._find(metric, part, who) for who in ("adapter", against)]
+        ours, other = pair
+        if ours is None or other is None:
+            return f"no held-out example has {part}" if str(part) else "no example to measure it on"
+        over = ours.over
+        if ours.support is None:  # else the label is in the metric itself
+            over = np.intersect1d(over, positions_of(part, self.rows))
+        if not len(over):
+            return f"no held-out example has {part}"
+        mine, theirs = self._resample(ours, over), self._resample(other, over)
+        better = mine.minus(theirs).times(_sign(metric))
+        assert self.recipe.gate is not None  # noqa: S101  # who asks has one
+        return Gain(
+            ours=mine.value, other=theirs.value, gain=better.value,
+            bound=better.bound(self.recipe.gate.confidence),
+            examples=len(over) if ours.support is None else ours.support,
+        )  # fmt: skip
+
+    def _find(self, metric: str, part: Slice, who: str) -> Measured | None:
+        outcome = self.outcomes[who]
+        if metric in OF_A_LABEL and self.recipe.task == "classify" and part.label is not None:
+            return of_label(outcome, metric, part.label)
+        return outcome.measured.get(metric)
+
+
+def _sign(metric: str) -> int:
+    return -1 if metric in LOWER_IS_BETTER else 1
+
+
 def evaluate(
-    model: Any, tokenizer: Any, recipe: Recipe, prepared: Prepared
+    model: Any, tokenizer: Any, recipe: Recipe, prepared: Prepared, live: Live | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure base and adapter; returns the report and a prediction for each example."""
+    """Measure base, adapter and live version in this process.
+
+    Returns:
+        The report, and what each example got.
+    """
     started = time.monotonic()
-    rows = sorted(prepared.of("test"), key=lambda row: row.key)[: recipe.evaluation.max_examples]
-    if recipe.task == "generate":
-        rows = [row for row in rows if row.supervised]
-    report: dict[str, Any] = {"name": recipe.name, "task": recipe.task, "examples": len(rows)}
-    if not rows:
-        return report | {"metrics": {}, "seconds": 0.0}, []
-    measure = _MEASURES[recipe.task]
+    rows = examined(recipe, prepared)
     subject = Subject(model, tokenizer, recipe, rows, prepared.labels)
-    outcomes: dict[str, Outcome] = {}
-    for who in ("base", "adapter"):
-        with model.disable_adapter() if who == "base" else nullcontext():
-            outcomes[who] = measure(subject)
-    report["metrics"] = _figures(outcomes, recipe, len(rows))
+    outcomes = _outcomes(subject, live) if rows else {}
+    return report_of(Comparison(recipe, rows, outcomes, live), started)
+
+
+def examined(recipe: Recipe, prepared: Prepared) -> list[Row]:
+    """The held-out examples that are measured, in an order of their own."""
+    rows = sorted(prepared.of("test"), key=lambda row: row.key)[: recipe.evaluation.max_examples]
+    return [row for row in rows if row.supervised] if recipe.task == "generate" else rows
+
+
+def report_of(compared: Comparison, started: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The report, with the gate's verdict, and what each example got."""
+    recipe, outcomes, live = compared.recipe, compared.outcomes, compared.live
+    report: dict[str, Any] = {"name": recipe.name, "task": recipe.task}
+    report |= {"examples": len(compared.rows), "live": None, "metrics": {}, "gains": {}}
+    if live is not None:
+        report["live"] = {
+            "reference": live.reference, "identity": live.identity,
+            "compared": "live" in outcomes, "reason": live.reason,
+        }  # fmt: skip
+    if compared.rows:
+        report |= _figures(compared)
+        report["score_of_each"] = outcomes["adapter"].each_is
+        if recipe.task == "classify":
+            report["classes"] = _classes(compared)
+    if recipe.gate is not None:
+        verdict = judge(recipe.gate, None if live is None else live.reference, compared.gain)
+        report["gate"] = verdict.model_dump(mode="json")
     report["seconds"] = round(time.monotonic() - started, 1)
-    return report, _predictions(rows, outcomes)
+    return report, _predictions(compared)
 
 
-def _figures(outcomes: dict[str, Outcome], recipe: Recipe, examples: int) -> dict[str, Any]:
-    base, adapter = outcomes["base"], outcomes["adapter"]
-
-    def figure(score: Score) -> Figure:
-        samples, seed = recipe.evaluation.bootstrap_samples, recipe.training.seed
-        return metrics.with_interval(score, examples, samples, seed)
-
-    return {
-        name: metrics.metric_entry(
-            figure(score),
-            figure(base.scores[name]),
-            adapter.units[name],
-            adapter.signatures.get(name),
-        )
-        for name, score in adapter.scores.items()
-    }
+def _outcomes(subject: Subject, live: Live | None) -> dict[str, Outcome]:
+    outcomes = {}
+    for who in ("base", "adapter"):
+        with subject.model.disable_adapter() if who == "base" else nullcontext():
+            outcomes[who] = measure(subject)
+    if live is not None and live.version is not None:
+        with worn(subject.model, live.version):
+            outcomes["live"] = measure(subject_of(live.version, subject))
+    return outcomes
 
 
-def _predictions(rows: list[Row], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    base, adapter = outcomes["base"], outcomes["adapter"]
-    found = []
-    for position, row in enumerate(rows[: len(adapter.said)]):
-        entry: dict[str, Any] = {
-            "input": row.input,
-            "reference": row.references[0] if len(row.references) == 1 else row.references,
-            "base": base.said[position],
-            "adapter": adapter.said[position],
+def _figures(compared: Comparison) -> dict[str, Any]:
+    """Every metric with its interval, and the gains over base and live version."""
+    entries, gains = {}, {}
+    for name, found in compared.outcomes["adapter"].measured.items():
+        sampled = {
+            who: compared.sampled(outcome.measured[name])
+            for who, outcome in compared.outcomes.items()
         }
-        if adapter.probabilities is not None and base.probabilities is not None:
-            entry["base_probabilities"] = base.probabilities[position]
-            entry["adapter_probabilities"] = adapter.probabilities[position]
-        found.append(entry)
+        figures = {who: values.figure() for who, values in sampled.items()}
+        entries[name] = metrics.metric_entry(
+            figures["adapter"], figures["base"], figures.get("live"),
+            UNITS[compared.recipe.task][name], found.signature,
+        )  # fmt: skip
+        gains[name] = {
+            who: _interval(sampled["adapter"].minus(sampled[who]).times(_sign(name)))
+            for who in ("base", "live") if who in sampled
+        }  # fmt: skip
+    return {"metrics": entries, "gains": gains}
+
+
+def _interval(sampled: Sampled) -> dict[str, float]:
+    figure = sampled.figure()
+    return {"gain": figure.value, "low": figure.low, "high": figure.high}
+
+
+def _classes(compared: Comparison) -> dict[str, Any]:
+    """Figures of each label, confusion and calibration of each model."""
+    found = {}
+    for who, outcome in compared.outcomes.items():
+        decisions = outcome.decisions
+        assert decisions is not None  # noqa: S101  # a classifier's outcome has them
+        everything = np.arange(len(compared.rows))[None, :]
+        kinds = decisions.by_label(everything)
+        found[who] = {
+            "labels": decisions.labels,
+            "confusion": decisions.confusion(),
+            "support": [decisions.support(label) for label in decisions.labels],
+            **{kind: values[0].tolist() for kind, values in kinds.items()},
+            "reliability": outcome.reliability,
+        }
     return found
 
 
-def _generate_text(subject: Subject, rows: list[Row]) -> list[str]:
-    """Greedy answers; each may be twice as long as its reference and a little more."""
-    model, tokenizer = subject.model, subject.tokenizer
-    renderer = Renderer(tokenizer)
-    limit = subject.recipe.evaluation.max_new_tokens
-    longest = [max(len(renderer.completion_ids(text)) for text in row.references) for row in rows]
-    context = model.config.max_position_embeddings
-    caps = [
-        max(min(limit, 2 * length + 16, context - len(row.prompt_ids)), 1)
-        for row, length in zip(rows, longest, strict=True)
-    ]
-    answers = greedy(model, tokenizer, [row.prompt_ids for row in rows], caps)
-    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
-
-
-def _translations(subject: Subject) -> Outcome:
-    rows = subject.rows
-    said = _generate_text(subject, rows)
-    references = [row.references[0] for row in rows]
-    target = subject.recipe.data.target_lang or ""
-    bleu = BLEU(tokenize=_BLEU_TOKENIZERS.get(target.split("-")[0], "13a"))
-    kinds: dict[str, BLEU | CHRF] = {"chrf": CHRF(), "bleu": bleu}
-    return Outcome(
-        said=said,
-        scores={name: metrics.corpus(kind, said, references) for name, kind in kinds.items()},
-        units={"chrf": "chrF", "bleu": "BLEU"},
-        signatures={name: metrics.signature(kind) for name, kind in kinds.items()},
-    )
-
-
-_BLEU_TOKENIZERS = {"zh": "zh", "cmn": "zh", "yue": "zh", "ja": "char", "th": "char", "km": "char"}
-"""Languages without spaces; `13a` parts words at spaces."""
-
-
-def _answers(subject: Subject) -> Outcome:
-    said = _generate_text(subject, subject.rows)
-    pairs = list(zip(said, [row.references for row in subject.rows], strict=True))
-    return Outcome(
-        said=said,
-        scores={
-            "exact_match": metrics.mean([metrics.exact_match(*pair) for pair in pairs]),
-            "f1": metrics.mean([metrics.answer_f1(*pair) for pair in pairs]),
-        },
-        units={"exact_match": "share", "f1": "share"},
-    )
-
-
-def _classes(subject: Subject) -> Outcome:
-    labels, prompts = subject.labels, [row.prompt_ids for row in subject.rows]
-    renderer = Renderer(subject.tokenizer)
-    table = label_probabilities(subject.model, renderer, prompts, labels).tolist()
-    said = [labels[max(range(len(labels)), key=chances.__getitem__)] for chances in table]
-    expected = [row.references[0] for row in subject.rows]
-    return Outcome(
-        said=said,
-        scores={
-            "accuracy": metrics.mean([float(a == b) for a, b in zip(said, expected, strict=True)]),
-            "macro_f1": metrics.macro_f1(expected, said),
-        },
-        units={"accuracy": "share", "macro_f1": "share"},
-        probabilities=[dict(zip(labels, chances, strict=True)) for chances in table],
-    )
-
-
-def _continuations(subject: Subject) -> Outcome:
-    rows, budget = subject.rows, subject.recipe.training.batch_tokens
-    totals, counts = losses_of(subject.model, rows, budget)
-    return Outcome(
-        said=_generate_text(subject, rows[:_SHOWN_GENERATIONS]),
-        scores={
-            "perplexity": metrics.ratio(totals, counts, np.exp),
-            "loss": metrics.ratio(totals, counts),
-        },
-        units={"perplexity": "lower is better", "loss": "nats a token, lower is better"},
-    )
-
-
-_MEASURES: dict[str, Callable[[Subject], Outcome]] = {
-    "translate": _translations,
-    "answer": _answers,
-    "classify": _classes,
-    "generate": _continuations,
-}
-
-
-def losses_of(model: Any, rows: list[Row], batch_tokens: int) -> tuple[list[float], list[int]]:
-    """Summed loss in nats and number of supervised tokens of each row."""
-    totals, counts = [0.0] * len(rows), [len(row.supervised) for row in rows]
-    with torch.inference_mode():
-        for batch in make_batches([len(row.ids) for row in rows], batch_tokens):
-            losses, owners = supervised_losses(model, [rows[i] for i in batch])
-            for loss, owner in zip(losses.tolist(), owners.tolist(), strict=True):
-                totals[batch[owner]] += loss
-    return totals, counts
+def _predictions(compared: Comparison) -> list[dict[str, Any]]:
+    found = []
+    for position, row in enumerate(compared.rows):
+        entry: dict[str, Any] = {
+            "input": row.input,
+            "reference": row.references[0] if len(row.references) == 1 else row.references,
+            "origin": row.origin,
+        }
+        for who, outcome in compared.outcomes.items():
+            if position < len(outcome.said):
+                entry[who] = outcome.said[position]
+            entry[f"{who}_score"] = outcome.each[position]
+            if outcome.probabilities is not None:
+                entry[f"{who}_probabilities"] = outcome.probabilities[position]
+        found.append(entry)
+    return found
 
 
 def save_report(report: dict[str, Any], predictions: list[dict[str, Any]], folder: Path) -> None:
@@ -230,17 +214,30 @@ def save_report(report: dict[str, Any], predictions: list[dict[str, Any]], folde
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """Print base and adapter side by side."""
+    """Print base, adapter and live version side by side, and the gate's verdict."""
     if not report["metrics"]:
         console.print("nothing is held out, so nothing was measured")
-        return
+    else:
+        console.print(_table(report))
+    live = report["live"]
+    if live is not None and not live["compared"]:
+        console.print(f"{live['reference']} is live, not compared: {escape(live['reason'])}")
+    if report.get("gate") is not None:
+        colour = "green" if report["gate"]["passed"] else "red"
+        console.print(f"[{colour}]{escape(report['gate']['reason'])}[/]", soft_wrap=True)
+
+
+def _table(report: dict[str, Any]) -> Table:
     table = Table(box=None, title=f"{report['examples']} held-out examples", title_justify="left")
-    for name in ("metric", "base", "adapter"):
+    live = report["live"] is not None and report["live"]["compared"]
+    for name in ("metric", "base", "adapter", *(["live"] if live else [])):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, m in report["metrics"].items():
-        table.add_row(
-            name,
-            f"{m['base_value']:.3g} ({m['base_low']:.3g} to {m['base_high']:.3g})",
-            f"{m['value']:.3g} ({m['low']:.3g} to {m['high']:.3g})",
-        )
-    console.print(table)
+        shown = [_shown(m, prefix) for prefix in ("base_", "", *(["live_"] if live else []))]
+        table.add_row(name, *shown)
+    return table
+
+
+def _shown(metric: dict[str, Any], prefix: str) -> str:
+    value, low, high = (metric[f"{prefix}{part}"] for part in ("value", "low", "high"))
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"

@@ -36,6 +36,8 @@ class Example:
     """Hex digest of the input, case and white space aside."""
     group: str | None = None
     """Hex digest of what keeps examples on one side, if not the input."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Values of the columns that the evaluation needs."""
 
     @property
     def side(self) -> str:
@@ -65,7 +67,19 @@ def examples_of(
         except BadLine as error:
             reading.note(Broken(record.path, record.line, str(error), record.part))
         else:
-            yield Example(given, references, record.origin, key_of(given), group)
+            yield Example(
+                given, references, record.origin, key_of(given), group, _columns(record, recipe)
+            )
+
+
+def _columns(record: Record, recipe: Recipe) -> dict[str, str]:
+    """Values as text; what is no text as JSON writes it."""
+    wanted = recipe.kept_columns & record.fields.keys()
+    values = {name: record.fields[name] for name in sorted(wanted)}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
 
 
 def _group(record: Record, split_by: str) -> str | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adapters.bases import Base
 from adapters.errors import IncompatibleAdapter
+from adapters.gate import Verdict
 from adapters.manifest import DatasetRef, Draft, Metric
 from adapters.probe import Probe, ProbeItem
 from adapters.registry import Registry, Version
@@ -22,7 +23,9 @@ _ITEMS, PROBE_TOKENS = 2, 16  # where a version is proved, other streams wait fo
 _CANDIDATES = 12
 _ADAPTER_TOKENS, _BASE_TOKENS = 8, 4
 _PACKAGES = ("modiste", "torch", "transformers", "peft", "tokenizers", "safetensors")
-_LOGS = ("report.json", "metrics.jsonl", "loss.png", "preflight.json", "recipe.yaml")
+_LOGS = (
+    "report.json", "report.html", "metrics.jsonl", "loss.png", "preflight.json", "recipe.yaml",
+)  # fmt: skip
 
 
 def publish(
@@ -69,10 +72,17 @@ def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, pro
             "seed": recipe.training.seed,
             "packages": package_versions(),
         },
-        datasets=_datasets(prepared),
+        datasets=dataset_refs(prepared),
         metrics={name: Metric(**entry) for name, entry in report["metrics"].items()},
+        live=report["live"]["identity"] if _compared(report) else None,
+        gate=None if report.get("gate") is None else Verdict(**report["gate"]),
         probe=probe.digest(),
     )
+
+
+def _compared(report: dict[str, Any]) -> bool:
+    live = report.get("live")
+    return live is not None and bool(live["compared"])
 
 
 def make_probe(model: Any, prepared: Prepared, dtype: str) -> Probe:
@@ -138,7 +148,8 @@ def _item(ids: list[int], adapter: Tensor, base: Tensor) -> ProbeItem:
     )
 
 
-def _datasets(prepared: Prepared) -> list[DatasetRef]:
+def dataset_refs(prepared: Prepared) -> list[DatasetRef]:
+    """Each split of the data by content."""
     found = []
     for split in ("train", "validation", "test"):
         rows = prepared.of(split)

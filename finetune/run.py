@@ -5,7 +5,7 @@
         prepared.jsonl, dataset.json          prepare
         preflight.json                        check
         metrics.jsonl, checkpoints/, adapter/, loss.png   train
-        predictions.jsonl, report.json        evaluate
+        predictions.jsonl, report.html, report.json       evaluate
         published.json                        publish
 
 A step is done when the file or folder that it writes last is there.
@@ -25,7 +25,7 @@ from adapters.bases import Base
 from adapters.digests import digest_file
 from adapters.errors import IncompatibleAdapter, InvalidInput
 from adapters.prompt import Renderer
-from adapters.registry import Registry
+from adapters.registry import Registry, Version
 from finetune import evaluate, preflight
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe
@@ -37,9 +37,11 @@ from finetune.data import (
     save_prepared,
     source_digests,
 )
+from finetune.live import find_live
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
-from finetune.publish import make_probe, publish
+from finetune.publish import dataset_refs, make_probe, package_versions, publish
+from finetune.report_page import Settings, render
 from finetune.train import read_metrics, stop_on_signals, train
 
 STEPS = ("prepare", "check", "train", "evaluate", "publish")
@@ -154,21 +156,31 @@ class Run:
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
 
     def evaluate(self) -> None:
-        """Measure base and adapter on the held-out examples."""
-        self._forget("report.json", "published.json")
+        """Measure base, adapter and live version on the held-out examples; judge the gate."""
+        self._forget("report.json", "report.html", "published.json")
+        live = find_live(self.registry, self.recipe, self.base)
         report, predictions = evaluate.evaluate(
-            self._adapted_model(), self.tokenizer, self.recipe, self.prepared
+            self._adapted_model(), self.tokenizer, self.recipe, self.prepared, live
         )
+        page = render(report, predictions, self._settings())
+        (self.folder / "report.html").write_text(page, "utf-8", "xmlcharrefreplace")
         evaluate.save_report(report, predictions, self.folder)
         self.__dict__.pop("report", None)
         evaluate.show(report, self.console)
 
     def publish(self) -> None:
-        """Record the probe and publish the version."""
+        """Record the probe and publish the version, with its gate's verdict.
+
+        When another version went live since the evaluation, it is evaluated again.
+        """
+        if self.recipe.evaluation.compare_live and self._live_moved():
+            self.console.print("another version went live since the evaluation, so: again")
+            self.evaluate()
         probe = make_probe(self._adapted_model(), self.prepared, self.plan.dtype)
         version = publish(self.registry, self.recipe, self.prepared, self.base, self.folder, probe)
         self._write("published.json", {"version": version.reference, "digest": version.digest})
         lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
+        lines += gate_notes(version, self.report.get("gate"))
         for line in [*lines, f"{version.reference} {version.digest}"]:
             self.console.print(line, highlight=False, soft_wrap=True)
 
@@ -202,6 +214,26 @@ class Run:
             found |= json.loads((self.folder / "published.json").read_text("utf-8"))
         return found
 
+    def _live_moved(self) -> bool:
+        """Whether another version is live than when this one was evaluated."""
+        live = find_live(self.registry, self.recipe, self.base)
+        before = self.report.get("live")
+        return (live and live.identity) != (before and before["identity"])
+
+    def _settings(self) -> Settings:
+        plan, losses = self.plan, self.folder / "loss.png"
+        data = {f"{ref.split} data": f"{ref.examples} examples, {ref.source}, {ref.digest}"
+                for ref in dataset_refs(self.prepared)}  # fmt: skip
+        known = {
+            "base": f"{self.base.name}, {self.base.ref.fingerprint}",
+            **data,
+            "machine": f"{plan.device}, {plan.dtype}, {plan.threads} threads",
+            **package_versions(),
+        }
+        return Settings(
+            self.recipe.to_yaml(), known, losses.read_bytes() if losses.is_file() else None
+        )
+
     def _adapted_model(self) -> Any:
         if self._model is None:
             plan, adapter = self.plan, self.folder / "adapter"
@@ -224,6 +256,18 @@ class Run:
         partial = self.folder / f".{name}.partial"
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(self.folder / name)
+
+
+def gate_notes(version: Version, verdict: dict[str, Any] | None) -> list[str]:
+    """What to tell of a published version's gate; content published before keeps its verdict."""
+    found = version.manifest.gate
+    if (None if found is None else found.model_dump(mode="json")) != verdict:
+        kept = "no gate" if found is None else found.reason
+        return [
+            f"warning: this content was published before as {version.reference}, and what it "
+            f"showed then stays: {kept}"
+        ]
+    return [] if found is None or found.passed else [f"warning: {found.reason}"]
 
 
 def steps_to_run(run: Run, wanted: str) -> list[tuple[str, Callable[[], None]]]:

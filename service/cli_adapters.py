@@ -18,9 +18,14 @@ from adapters.transfer import export
 from service.console import PASS_ON, AsJson, Home, out, run_child
 from service.settings import Settings
 
-Why = Annotated[str, typer.Option(help="The reason, kept in the history.")]
+Why = Annotated[
+    str, typer.Option(help="The reason, kept in the history; needed past a failed gate.")
+]
 Force = Annotated[
-    bool, typer.Option("--force", help="Also where a running server can't take the version.")
+    bool,
+    typer.Option(
+        "--force", help="Also where a running server can't take the version, or its gate failed."
+    ),
 ]
 
 adapters_app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
@@ -74,11 +79,14 @@ def _print_version(version: Version, aliases: list[str]) -> None:
     table.add_row("base", f"{manifest.base.name} {manifest.base.fingerprint[:19]}…")
     table.add_row("made", f"{manifest.created:%Y-%m-%d %H:%M} UTC, {manifest.size / 1e6:.1f} MB")
     for name, m in manifest.metrics.items():
+        live = "" if m.live_value is None else f"; live {m.live_value:.3g}"
         table.add_row(
             Text(name),
             f"{m.value:.3g} ({m.low:.3g} to {m.high:.3g}); "
-            f"base {m.base_value:.3g} ({m.base_low:.3g} to {m.base_high:.3g})",
+            f"base {m.base_value:.3g} ({m.base_low:.3g} to {m.base_high:.3g}){live}",
         )
+    if manifest.gate is not None:
+        table.add_row("gate", Text(manifest.gate.reason.removeprefix("gate ")))
     out.print(table)
 
 

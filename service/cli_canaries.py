@@ -76,10 +76,11 @@ def adapters_end_canary(
     ],
     alias: Annotated[str, typer.Option(help="The alias.")] = PRODUCTION,
     why: Why = "",
+    force: Force = False,
     home: Home = None,
 ) -> None:
     """End an alias's canary."""
-    version = Registry.open(home).end_canary(name, alias, promote=promote, why=why)
+    version = Registry.open(home).end_canary(name, alias, promote=promote, why=why, force=force)
     print_alias(alias, version)
 
 

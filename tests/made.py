@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters.bases import Base, fingerprint
+from adapters.gate import Verdict
 from adapters.manifest import Draft
 from adapters.probe import Probe, ProbeItem
 from adapters.prompt import Renderer, Task, default_prompt
@@ -102,8 +103,8 @@ def write_folder(adapted: PeftModel, base: Base, recipe: Recipe, folder: Path) -
     )  # fmt: skip
 
 
-def publish(registry: Registry, base: Base, recipe: Recipe) -> Version:
+def publish(registry: Registry, base: Base, recipe: Recipe, gate: Verdict | None = None) -> Version:
     """Publish a random adapter."""
     folder = registry.home.root / "made" / f"{recipe.name}-{recipe.seed}"
     draft = adapter_folder(base, recipe, folder)
-    return registry.publish(folder, draft)
+    return registry.publish(folder, draft.model_copy(update={"gate": gate}))

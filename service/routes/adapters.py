@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.diff import differences
 from adapters.garbage import KEEP, OLDER_THAN_DAYS
+from adapters.gate import overrule
 from adapters.names import PRODUCTION, check_alias
 from adapters.registry import AdapterRecord, Version
 from adapters.rules import Rule
@@ -36,7 +37,7 @@ class Promotion(Rollback):
 
     version: int = Field(ge=1)
     force: bool = False
-    """Also where another running server can't take it."""
+    """Also where another running server can't take it, or, with a reason, past a failed gate."""
 
 
 class CanaryStart(Promotion):
@@ -58,6 +59,8 @@ class CanaryEnd(Rollback):
     """Whether the canary's version is promoted or its share goes back."""
 
     promote: bool
+    force: bool = False
+    """As of a promotion."""
 
 
 class Collection(_Body):
@@ -86,6 +89,7 @@ def describe(version: Version) -> dict[str, Any]:
         "created": int(manifest.created.timestamp()), "bytes": manifest.size,
         "languages": manifest.languages, "labels": manifest.labels, "base": manifest.base.name,
         "metrics": {name: metric.model_dump() for name, metric in manifest.metrics.items()},
+        "gate": None if manifest.gate is None else manifest.gate.model_dump(),
     }  # fmt: skip
 
 
@@ -203,6 +207,7 @@ async def promote(name: str, promotion: Promotion, raw_request: Request) -> JSON
     check_alias(promotion.alias)
     state = raw_request.app.state.modiste
     version = await asyncio.to_thread(state.registry.find, f"{name}@{promotion.version}")
+    overrule(version, force=promotion.force, why=promotion.why)  # before it takes a place
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.promote, version.reference, promotion.alias,
@@ -244,7 +249,7 @@ async def end_canary(name: str, end: CanaryEnd, raw_request: Request) -> JSONRes
     state = raw_request.app.state.modiste
     version = await asyncio.to_thread(
         state.registry.end_canary, name, end.alias, promote=end.promote, who=_caller(),
-        why=end.why,
+        why=end.why, force=end.force,
     )  # fmt: skip
     return await _in_effect(state, version, end.alias)
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from service.tasks import placeholders
+from adapters import placeholders
 
 # Scripts written without spaces: a word's edge cannot be seen there.
 _UNSPACED = re.compile(

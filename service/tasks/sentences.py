@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sentencex  # type: ignore[import-untyped]
 
-from service.tasks import placeholders
+from adapters import placeholders
 
 _INITIAL = re.compile(r"\w\.")
 _JOINABLE = ("", " ")

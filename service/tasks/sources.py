@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adapters.detection import detect_language, letters
 from adapters.languages import same_language
 from service.errors import BadRequest
-from service.tasks.language import detect_language, letters
 from service.tasks.responses import Notice
 
 if TYPE_CHECKING:

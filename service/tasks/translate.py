@@ -9,13 +9,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from adapters import placeholders
+from adapters.detection import letters
 from adapters.languages import parse_tag
 from adapters.prompt import TranslateInput
 from service.engine import Output, Sampling
 from service.errors import BadRequest
-from service.tasks import glossary, parts, placeholders, windows
+from service.tasks import glossary, parts, windows
 from service.tasks.batch import mean_probability, together, usage_of
-from service.tasks.language import letters
 from service.tasks.responses import GlossaryNotice, Notice, PlaceholderNotice, TranslateResult
 from service.tasks.sources import Source, pair_notice
 from service.tasks.streams import Delta, Done, Event, pieces

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from sqlalchemy import text
 
+from adapters.gate import Check, Verdict
 from adapters.manifest import BaseRef, Draft, Manifest
 from adapters.probe import Probe, ProbeItem
 from adapters.prompt import Task, default_prompt
@@ -59,12 +60,28 @@ def manifest(**peft: Any) -> Manifest:
     )  # fmt: skip
 
 
-def registry_with(folder: Path, versions: int) -> Registry:
-    """A registry in `folder/home` whose adapter `x` has versions, made of `folder/NUMBER`."""
+def verdict(passed: bool) -> Verdict:
+    """What came of a gate that asked for more than 1 chrF over the base."""
+    bound = 2.0 if passed else -1.0
+    check = Check(
+        metric="chrf", against="base", kept=False, limit=1, passed=passed, examples=100,
+        ours=50, other=47, gain=3, bound=bound,
+    )  # fmt: skip
+    reason = f"gate {'passed' if passed else 'failed'}: chrf gained {bound:g} at least"
+    return Verdict(passed=passed, reason=reason, confidence=0.95, checks=[check])
+
+
+def registry_with(folder: Path, versions: int, *, failed: int | None = None) -> Registry:
+    """A registry in `folder/home` whose adapter `x` has versions, made of `folder/NUMBER`.
+
+    Args:
+        failed: number of the version whose gate failed; the others have none.
+    """
     registry = Registry.open(folder / "home")
     for number in range(1, versions + 1):
         made = parcel(folder / str(number), number)
-        registry.publish(made, draft(made))
+        gate = verdict(passed=False) if number == failed else None
+        registry.publish(made, draft(made, gate=gate))
     return registry
 
 

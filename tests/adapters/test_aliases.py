@@ -11,12 +11,14 @@ from adapters.database import AliasMoveRow
 from adapters.errors import (
     AdapterNotFound,
     AliasNotFound,
+    GateFailed,
+    InvalidInput,
     InvalidName,
     Quarantined,
     VersionNotFound,
 )
 from adapters.registry import Registry
-from tests.adapters.parcels import registry_with
+from tests.adapters.parcels import draft, parcel, registry_with, verdict
 
 
 @pytest.fixture
@@ -86,6 +88,50 @@ def test_what_cannot_be_rolled_back_is_told(registry: Registry) -> None:
         registry.alias_history("y")
     with pytest.raises(InvalidName):
         registry.rollback("x", "../x")
+
+
+def test_a_failed_gate_bars_promotion_until_it_is_forced_with_a_reason(
+    tmp_path: Path, database: str
+) -> None:
+    registry = registry_with(tmp_path, 2, failed=2)
+    registry.promote("x@1")
+
+    with pytest.raises(GateFailed, match="x@2 is not promoted, gate failed: chrf gained -1"):
+        registry.promote("x@2", why="looks fine to me")
+    for empty in ("", "  "):
+        with pytest.raises(InvalidInput, match="forcing it needs a reason") as refused:
+            registry.promote("x@2", force=True, why=empty)
+        assert refused.value.param == "why"
+    assert (registry.aliases("x"), len(registry.alias_history("x"))) == ({"production": 1}, 1)
+
+    registry.promote("x@2", force=True, who="ann", why="the only one with the new menus")
+
+    last = registry.alias_history("x")[-1]
+    assert (last.to_number, last.who) == (2, "ann")
+    assert last.why == "forced past its gate: the only one with the new menus"
+
+
+def test_a_failed_gate_bars_every_alias_and_no_rollback(tmp_path: Path, database: str) -> None:
+    registry = registry_with(tmp_path, 2, failed=1)
+    with pytest.raises(GateFailed):
+        registry.promote("x@1", "staging")
+    registry.promote("x@1", force=True, why="nothing else there")
+    registry.promote("x@2")
+
+    assert registry.rollback("x").number == 1  # the way out is never barred
+
+
+def test_a_passed_gate_and_none_need_no_force_and_force_no_reason(
+    registry: Registry, tmp_path: Path
+) -> None:
+    made = parcel(tmp_path / "passed", 9)
+    passed = registry.publish(made, draft(made, gate=verdict(passed=True)))
+
+    registry.promote(passed.reference)
+    registry.promote("x@1")
+    registry.promote("x@2", force=True)
+
+    assert [move.why for move in registry.alias_history("x")] == ["", "", ""]
 
 
 @given(st.lists(st.one_of(st.integers(1, 4), st.none()), max_size=30))

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from adapters.canaries import Canary
-from adapters.errors import AdapterNotFound, AliasNotFound, InvalidInput, Quarantined
+from adapters.errors import (
+    AdapterNotFound,
+    AliasNotFound,
+    GateFailed,
+    InvalidInput,
+    Quarantined,
+)
 from adapters.registry import Registry
 from tests.adapters.parcels import registry_with
 
@@ -42,6 +48,31 @@ def test_a_promotion_of_the_canary_is_one_step_to_roll_back(registry: Registry) 
 
     assert (registry.canaries(), registry.aliases("x")) == ({}, {"production": 3})
     assert registry.rollback("x").number == 2
+
+
+def test_a_failed_gate_lets_a_canary_be_tried_out_but_not_promoted(
+    tmp_path: Path, database: str
+) -> None:
+    registry = registry_with(tmp_path, 2, failed=2)
+    registry.promote("x@1")
+    registry.start_canary("x@2", 10)
+
+    with pytest.raises(GateFailed):
+        registry.end_canary("x", promote=True, why="looks fine")
+    with pytest.raises(InvalidInput, match="needs a reason"):
+        registry.end_canary("x", promote=True, force=True)
+    assert registry.canaries() == {KEY: Canary(2, 10)}
+
+    assert registry.end_canary("x", promote=True, force=True, why="users prefer it").number == 2
+    assert registry.alias_history("x")[-1].why == "forced past its gate: users prefer it"
+
+
+def test_a_canary_of_a_failed_gate_is_dropped_like_any_other(tmp_path: Path, database: str) -> None:
+    registry = registry_with(tmp_path, 2, failed=2)
+    registry.promote("x@1")
+    registry.start_canary("x@2", 10)
+
+    assert registry.end_canary("x", promote=False).number == 1
 
 
 @pytest.mark.parametrize("ends", ["promotion", "rollback"])

@@ -5,7 +5,7 @@ from pathlib import Path
 from adapters.diff import Difference, differences
 from adapters.manifest import Metric
 from adapters.registry import Registry
-from tests.adapters.parcels import draft, parcel
+from tests.adapters.parcels import draft, parcel, verdict
 
 
 def test_differences_name_the_field_and_both_values(tmp_path: Path) -> None:
@@ -14,14 +14,19 @@ def test_differences_name_the_field_and_both_values(tmp_path: Path) -> None:
     one, two = parcel(tmp_path / "a", 1), parcel(tmp_path / "b", 2, lora_alpha=8)
     left = registry.publish(one, draft(one, training={"seed": 1, "config": {"epochs": 1}}))
     right = registry.publish(
-        two, draft(two, training={"seed": 1, "config": {"epochs": 2}}, metrics={"chrF": metric})
-    )
+        two,
+        draft(
+            two, training={"seed": 1, "config": {"epochs": 2}}, metrics={"chrF": metric},
+            gate=verdict(passed=False),
+        ),
+    )  # fmt: skip
 
     found = {d.field: (d.left, d.right) for d in differences(left, right)}
 
     assert found["peft.lora_alpha"] == (4, 8)
     assert found["training.config.epochs"] == (1, 2)
     assert found["metrics.chrF.value"] == (None, 1.0)
+    assert found["gate.passed"] == (None, False)
     assert not any(field.startswith(("prompt", "base", "task")) for field in found)
     assert "training.seed" not in found
 

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.errors import InvalidManifest
-from adapters.manifest import DatasetRef, Draft, content_digest, parse_manifest
+from adapters.manifest import DatasetRef, Draft, Metric, content_digest, parse_manifest
 from adapters.prompt import PromptTemplate, default_prompt
 from adapters.registry import Registry
-from tests.adapters.parcels import BASE, DIGEST, PROBE, draft, parcel
+from tests.adapters.parcels import BASE, DIGEST, PROBE, draft, parcel, verdict
 
 FILES = dict.fromkeys(("adapter_model.safetensors", "adapter_config.json", "probe.json"), DIGEST)
 OTHER = "sha256:" + "1" * 64
@@ -66,6 +66,7 @@ def test_names_logs_and_notes_do_not_change_the_digest() -> None:
         name="y", training={"seed": 3}, parents=["x@1"],
         base=BASE.model_copy(update={"name": "renamed"}),
         datasets=[DatasetRef(digest=DIGEST, examples=3, split="train", source="file")],
+        gate=verdict(passed=False), live=f"x@{DIGEST}",
     )  # fmt: skip
 
     files = {**FILES, "report.json": OTHER}
@@ -90,6 +91,26 @@ def test_a_manifest_comes_back_from_its_file(tmp_path: Path) -> None:
     assert manifest == version.manifest
     assert (manifest.version, manifest.rank, manifest.created.tzinfo is None) == (1, 4, False)
     assert manifest.size == sum((version.folder / name).stat().st_size for name in manifest.files)
+
+
+def test_what_no_gate_and_no_live_version_said_is_not_written(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path / "home")
+    plain = Metric(value=1, low=0, high=2, base_value=0, base_low=0, base_high=0)
+    old, new = parcel(tmp_path / "old", 1), parcel(tmp_path / "new", 2)
+    one = registry.publish(old, draft(old, metrics={"chrf": plain}))
+    measured = plain.model_copy(update={"live_value": 3.0, "live_low": 2.0, "live_high": 4.0})
+    other = registry.publish(
+        new,
+        draft(new, metrics={"chrf": measured}, gate=verdict(passed=True), live=f"x@{one.digest}"),
+    )
+
+    # manifests of releases before gates look like the first one
+    text = (one.folder / "manifest.json").read_text()
+    assert [word for word in ('"gate"', '"live') if word in text] == []
+    again = registry.find("x@2").manifest
+    assert again == other.manifest
+    assert again.gate == verdict(passed=True)
+    assert (again.live, again.metrics["chrf"].live_value) == (f"x@{one.digest}", 3.0)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\x00", '{"format": 2}'])

@@ -16,6 +16,7 @@ from adapters.errors import (
     AdapterError,
     AdapterNotFound,
     DigestMismatch,
+    GateFailed,
     IncompatibleAdapter,
     InvalidInput,
     InvalidManifest,
@@ -28,7 +29,7 @@ from adapters.manifest import BaseRef
 from adapters.registry import Registry
 from adapters.transfer import export, import_own, opened
 from service import cli
-from tests.adapters.parcels import BASE, draft, parcel
+from tests.adapters.parcels import BASE, draft, parcel, verdict
 
 TARGETS = ["out", "out.tar", "out.tar.gz", "out.tgz"]
 
@@ -49,7 +50,9 @@ def registry(tmp_path: Path) -> Registry:
     registry = new_home(tmp_path / "home")
     folder = parcel(tmp_path / "parcel")
     (folder / "report.json").write_text('{"chrf": 1}')
-    registry.publish(folder, draft(folder, task="classify", labels=["a", "b"], project="mine"))
+    (folder / "report.html").write_text("<p>1</p>")
+    known = {"task": "classify", "labels": ["a", "b"], "project": "mine"}
+    registry.publish(folder, draft(folder, gate=verdict(passed=False), **known))
     return registry
 
 
@@ -77,7 +80,7 @@ def test_a_version_exported_and_imported_elsewhere_is_the_same_version(
         got = import_own(other, source)
 
     assert (got.reference, got.digest) == ("x@1", sent.digest)
-    assert got.manifest.files.keys() == {*sent.manifest.files} >= {"report.json"}
+    assert got.manifest.files.keys() == {*sent.manifest.files} >= {"report.json", "report.html"}
     for name in sent.manifest.files:
         assert (got.folder / name).read_bytes() == (sent.folder / name).read_bytes()
     unlike = {"created", "base"}
@@ -85,6 +88,8 @@ def test_a_version_exported_and_imported_elsewhere_is_the_same_version(
     assert got.manifest.base.name == "here"
     other.store.verify(got.manifest)
     assert left_over(other) == []
+    with pytest.raises(GateFailed):  # what failed there is not promoted here
+        other.promote("x@1")
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -8,13 +8,14 @@ import pytest
 from adapters.compatibility import Takes
 from adapters.errors import (
     AdapterNotFound,
+    GateFailed,
     IncompatibleAdapter,
     InvalidInput,
     VersionNotFound,
 )
 from adapters.registry import Registry
 from adapters.rules import Rule, Side
-from tests.adapters.parcels import BASE, registry_with
+from tests.adapters.parcels import BASE, execute, registry_with
 
 KEY = ("x", "production")
 
@@ -91,6 +92,45 @@ def test_a_rule_promotes_nothing_that_a_running_server_cannot_take(registry: Reg
     report(registry, "one", side(400), side(130))
     assert registry.judge_canary(KEY) is not None
     assert registry.aliases("x") == {"production": 2}
+
+
+def test_a_rule_that_would_promote_past_a_failed_gate_is_refused_until_forced(
+    tmp_path: Path,
+) -> None:
+    registry = registry_with(tmp_path, 2, failed=2)
+    registry.promote("x@1")
+    with pytest.raises(GateFailed):
+        registry.start_canary("x@2", 10, rule=Rule(promote_after=100))
+    with pytest.raises(InvalidInput, match="needs a reason"):
+        registry.start_canary("x@2", 10, rule=Rule(promote_after=100), force=True)
+    assert registry.canaries() == {}
+    registry.start_canary("x@2", 10, rule=Rule())  # may only end it, never promote
+    registry.start_canary("x@2", 10, rule=Rule(promote_after=100), force=True, why="a last try")
+    assert registry.alias_history("x")[-1].why == "forced past its gate: a last try"
+    registry.start_canary("x@2", 50)  # another share changes nothing of that
+
+    report(registry, "one", side(400), side(100))
+    assert registry.judge_canary(KEY) is not None
+
+    assert registry.aliases("x") == {"production": 2}
+    last = registry.alias_history("x")[-1]
+    assert (last.who, last.why) == ("rule", "forced past its gate: not worse in 100 answers")
+
+
+def test_a_rule_promotes_no_failed_gate_that_nobody_forced(tmp_path: Path) -> None:
+    registry = registry_with(tmp_path, 2, failed=2)
+    registry.promote("x@1")
+    registry.start_canary("x@2", 10, rule=Rule(promote_after=100), force=True, why="a try")
+    # as a release that knew no gates would have written it
+    execute(registry, "UPDATE canaries SET rule = json_remove(rule, '$.forced')")
+    report(registry, "one", side(400), side(100))
+
+    assert registry.judge_canary(KEY) is None
+    assert (registry.aliases("x"), KEY in registry.canaries()) == ({"production": 1}, True)
+
+    report(registry, "one", side(400), side(160, 100))
+    assert registry.judge_canary(KEY) is not None  # worse, it still goes back
+    assert registry.canaries() == {}
 
 
 def test_without_a_rule_nothing_ends_it(registry: Registry) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from tests.adapters.parcels import verdict
 from tests.made import Recipe, publish
 from tests.serving import Running
 
@@ -136,6 +137,44 @@ def test_low_scores_end_a_canary_by_its_rule(server: Running) -> None:
         assert (bad.status_code, bad.json()["error"]["param"]) == (400, "score")
         none = client.post("/v1/adapters/scored/feedback", json={**opinion, "version": 9})
         assert none.status_code == 404
+
+
+def test_a_failed_gate_bars_promotion_until_it_is_forced_with_a_reason(server: Running) -> None:
+    publish(server.registry, server.base, Recipe("gated", seed=58), gate=verdict(passed=True))
+    publish(server.registry, server.base, Recipe("gated", seed=59), gate=verdict(passed=False))
+    with server.client() as client:
+        route = "/v1/adapters/gated"
+        client.post(f"{route}/promote", json={"version": 1}).raise_for_status()
+        failed = client.get(f"{route}/versions/2").json()["gate"]
+        assert (failed["passed"], failed["checks"][0]["bound"]) == (False, -1)
+
+        barred = client.post(f"{route}/promote", json={"version": 2, "why": "fine"})
+        error = barred.json()["error"]
+        assert (barred.status_code, error["code"], error["param"]) == (
+            400,
+            "gate_failed",
+            "version",
+        )
+        assert "chrf gained -1" in error["message"]
+        assert not client.get(f"{route}/versions/2").json()["here"]["loaded"]
+        bare = client.post(f"{route}/promote", json={"version": 2, "force": True})
+        assert (bare.status_code, bare.json()["error"]["param"]) == (400, "why")
+        ruled = {"version": 2, "percent": 10, "rule": {"promote_after": 50}}
+        early = client.post(f"{route}/canary", json=ruled)
+        assert early.json()["error"]["code"] == "gate_failed"
+
+        client.post(f"{route}/canary", json={"version": 2, "percent": 10}).raise_for_status()
+        end = {"promote": True}
+        answer = client.post(f"{route}/canary/end", json=end)
+        assert answer.json()["error"]["code"] == "gate_failed"
+        assert model_of(client, "gated@1") == "gated@1"
+        answer = client.post(
+            f"{route}/canary/end", json={**end, "force": True, "why": "users prefer it"}
+        )
+        assert (answer.status_code, answer.json()["reference"]) == (200, "gated@2")
+        assert model_of(client, "gated") == "gated@2"
+        *_, last = client.get(f"{route}/history").json()["data"]
+        assert last["why"] == "forced past its gate: users prefer it"
 
 
 def test_versions_are_shown_verified_and_compared(server: Running) -> None:

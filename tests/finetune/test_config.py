@@ -48,6 +48,66 @@ def test_all_mistakes_are_reported_at_once_with_key_value_and_remedy() -> None:
     assert all(key in caught.value.message for key in found)
 
 
+def test_mistakes_in_a_gate_are_told_with_key_and_remedy() -> None:
+    raw = {
+        **GOOD,
+        "evaluation": {"valid_json": True, "compare_live": False},
+        "gate": {
+            "metric": "accuracy", "label": "good", "confidense": 0.9,
+            "keep": [
+                {"metric": "chrf", "margn": 1}, {"metric": "bleu", "margin": 0, "column": "x"},
+            ],
+        },
+    }  # fmt: skip
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(raw)
+
+    found = {mistake.key: mistake for mistake in caught.value.mistakes}
+    assert set(found) == {
+        "evaluation.valid_json", "gate.metric", "gate.label", "gate.over_live", "gate.confidense",
+        "gate.keep.0.margin", "gate.keep.0.margn", "gate.keep.1",
+    }  # fmt: skip
+    assert found["gate.metric"].remedy == "measured: chrf, chrf++, bleu, placeholders"
+    assert found["gate.confidense"].remedy == "did you mean confidence?"
+    assert found["gate.keep.0.margn"].remedy == "did you mean margin?"
+    assert "go together" in found["gate.keep.1"].problem
+
+
+@pytest.mark.parametrize(
+    ("gate", "key"),
+    [
+        ({"metric": "f1"}, "gate.metric"),
+        ({"metric": "recall", "label": "c"}, "gate.label"),
+        ({"metric": "accuracy", "keep": [{"metric": "f2", "margin": 0}]}, "gate.keep.0.metric"),
+        ({"metric": "f1", "label": "a", "keep": [{"metric": "ece", "margin": 0}]}, None),
+        ({"metric": "accuracy", "label": "a"}, None),
+    ],
+)
+def test_a_classifiers_gate_names_labels_for_what_is_measured_of_a_label(
+    gate: dict[str, Any], key: str | None
+) -> None:
+    raw = {
+        "name": "a", "task": "classify", "data": {"train": "x.jsonl", "labels": ["a", "b"]},
+        "gate": gate,
+    }  # fmt: skip
+    if key is None:
+        assert check_recipe(raw).gate is not None
+        return
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(raw)
+    assert [mistake.key for mistake in caught.value.mistakes] == [key]
+
+
+def test_a_check_can_be_gated_only_where_the_recipe_names_it() -> None:
+    raw: dict[str, Any] = {"name": "a", "task": "generate", "data": {"train": "x.jsonl"}}
+    gate = {"gate": {"metric": "json_valid"}}
+    assert check_recipe({**raw, **gate, "evaluation": {"valid_json": True}}).gate is not None
+    with pytest.raises(RecipeError, match=r"gate\.metric.*evaluation\.valid_json"):
+        check_recipe({**raw, **gate})
+    with pytest.raises(RecipeError, match="no regular expression"):
+        check_recipe({**raw, "evaluation": {"pattern": "("}})
+
+
 def test_modules_to_save_is_refused_with_its_reason() -> None:
     with pytest.raises(RecipeError, match=r"modules_to_save.*linear modules only"):
         check_recipe({**GOOD, "lora": {"modules_to_save": ["lm_head"]}})
@@ -112,6 +172,8 @@ def test_the_digest_changes_with_any_key() -> None:
     other = check_recipe({**GOOD, "training": {"seed": 1}})
     assert one.digest != other.digest
     assert one.digest == check_recipe(parse_yaml(one.to_yaml())).digest
+    gated = check_recipe({**GOOD, "gate": {"metric": "chrf", "language": "en"}})
+    assert gated.digest == check_recipe(parse_yaml(gated.to_yaml())).digest != one.digest
 
 
 def test_a_recipe_changes_parts_of_the_prompt_only() -> None:

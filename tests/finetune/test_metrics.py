@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
-from sklearn.metrics import f1_score
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from finetune import metrics
 
@@ -49,11 +49,110 @@ def test_answers_are_scored_as_squad_does(
     assert metrics.answer_f1(answer, references) == pytest.approx(f1)
 
 
-def test_macro_f1_is_scikit_learns() -> None:
+@pytest.mark.parametrize("kind", ["precision", "recall", "f1"])
+def test_macro_figures_are_scikit_learns(kind: str) -> None:
     gold, said = ["a", "a", "b", "c"], ["a", "b", "b", "a"]
-    (value,) = metrics.macro_f1(gold, said)(ALL)
-    assert value == pytest.approx(f1_score(gold, said, average="macro", zero_division=0))
-    assert value == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    (value,) = metrics.Decisions(gold, said).macro(kind)(ALL)
+    whole = precision_recall_fscore_support(gold, said, average="macro", zero_division=0)
+    assert value == pytest.approx(
+        dict(zip(("precision", "recall", "f1"), whole, strict=False))[kind]
+    )
+
+
+GOLD = ["a", "a", "b", "c", "b", "a", "c", "c"]
+SAID = ["a", "b", "b", "a", "b", "a", "d", "c"]
+DRAWS = np.random.default_rng(0).integers(8, size=(20, 8))
+
+
+def test_figures_of_labels_and_their_confusion_are_scikit_learns() -> None:
+    decisions = metrics.Decisions(GOLD, SAID)
+    whole = precision_recall_fscore_support(GOLD, SAID, labels=decisions.labels, zero_division=0)
+    found = decisions.by_label(np.arange(8)[None, :])
+    for kind, wanted in zip(("precision", "recall", "f1"), whole, strict=False):
+        assert found[kind][0] == pytest.approx(wanted)
+    assert [decisions.support(label) for label in "abcd"] == whole[3].tolist() == [3, 2, 3, 0]
+    assert decisions.confusion() == confusion_matrix(GOLD, SAID).tolist()
+
+
+def test_resampled_figures_are_those_of_the_resampled_examples() -> None:
+    recall = metrics.Decisions(GOLD, SAID)
+    macro = recall.macro("f1")
+    of_a = recall.of_label("recall", "a")(DRAWS)
+    for draw, mean_f1, one in zip(DRAWS, macro(DRAWS), of_a, strict=True):
+        gold, said = [GOLD[i] for i in draw], [SAID[i] for i in draw]
+        assert mean_f1 == pytest.approx(f1_score(gold, said, average="macro", zero_division=0))
+        hits = sum(a == b == "a" for a, b in zip(gold, said, strict=True))
+        assert one == pytest.approx(hits / max(gold.count("a"), 1))
+
+
+def test_calibration_error_is_the_weighted_gap_between_sureness_and_success() -> None:
+    sure, right = [0.95, 0.91, 0.55, 0.52, 1.0], [True, False, True, False, True]
+    # bins: 0.9 to 1 holds three with mean 0.9533, two right; 0.5 to 0.6 two with mean 0.535
+    gap = abs(2 / 3 - (0.95 + 0.91 + 1.0) / 3) * 3 / 5 + abs(1 / 2 - 0.535) * 2 / 5
+    score = metrics.calibration_error(sure, right)
+    assert score(np.arange(5)[None, :])[0] == pytest.approx(gap)
+    assert score(np.array([[4, 4, 4, 4, 4], [1, 1, 1, 1, 1]])) == pytest.approx([0.0, 0.91])
+    bins = metrics.reliability(sure, right)
+    assert [(b["examples"], round(b["accuracy"], 3)) for b in bins] == [(2, 0.5), (3, 0.667)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "f1"),
+    [  # the examples of Lin (2004), section 3.2
+        ("police kill the gunman", 3 / 4), ("the gunman kill police", 2 / 4),
+        ("Police killed the gunman!", 1.0), ("", 0.0), ("nothing alike", 0.0),
+        ("police killed", 2 / 3),
+    ],
+)  # fmt: skip
+def test_rouge_l_counts_words_in_order(answer: str, f1: float) -> None:
+    assert metrics.rouge_l(answer, ["something", "police killed the gunman"]) == pytest.approx(f1)
+
+
+def test_the_longest_common_subsequence_is_that_of_all_subsequences() -> None:
+    from itertools import combinations
+
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        one, other = (list(rng.choice(list("abc"), size=6)) for _ in range(2))
+        both = [
+            n for n in range(7)
+            if {*combinations(one, n)} & {*combinations(other, n)}
+        ]  # fmt: skip
+        assert metrics.longest_common_subsequence(one, other) == max(both)
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ('{"a": [1, null]}', True), (" 3 ", True), ("{'a': 1}", False), ("NaN", False), ("", False),
+        ("```json\n{}\n```", False), ("[" * 100_000, False), ('{"a": 1} and more', False),
+    ],
+)  # fmt: skip
+def test_json_is_one_whole_value(text: str, valid: bool) -> None:
+    assert metrics.is_json(text) is valid
+
+
+@pytest.mark.parametrize("mark", ["{name}", "%s", "%(x)d", "<b>", "${x}"])
+def test_a_translation_without_its_sources_placeholder_loses_it(mark: str) -> None:
+    assert metrics.has_placeholders(f"Save {mark} now")
+    assert metrics.keeps_placeholders(f"Save {mark} now", f"Enregistrer {mark}")
+    assert not metrics.keeps_placeholders(f"Save {mark} now", "Enregistrer")
+    assert not metrics.keeps_placeholders("Save now", f"Enregistrer {mark}")
+
+
+def test_a_paired_gain_is_far_surer_than_the_difference_of_two_intervals() -> None:
+    rng = np.random.default_rng(3)
+    hard = rng.normal(0, 10, 200)  # how hard an example is weighs on both models alike
+    ours, other = (metrics.mean(list(hard + shift)) for shift in (rng.normal(1, 1, 200), 0.0))
+    mine, theirs = (metrics.resample(s, np.arange(200), 1000, 0) for s in (ours, other))
+
+    gain = mine.minus(theirs)
+
+    assert gain.bound(0.95) > 0.5
+    assert mine.figure().low < theirs.figure().high
+    assert gain.times(-1).value == -gain.value
+    # about 1.645 standard errors below
+    assert gain.bound(0.95) == pytest.approx(gain.value - 1.645 / np.sqrt(200), abs=0.03)
 
 
 def test_perplexity_weighs_tokens_not_examples() -> None:

@@ -84,8 +84,9 @@ def test_a_packaged_recipe_runs_two_steps_resumes_and_publishes(
     manifest = version.manifest
     assert manifest.task == recipe
     names = {
-        "translate": {"chrf", "bleu"}, "answer": {"exact_match", "f1"},
-        "classify": {"accuracy", "macro_f1"}, "generate": {"perplexity", "loss"},
+        "translate": {"chrf", "chrf++", "bleu"}, "answer": {"exact_match", "f1"},
+        "classify": {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"},
+        "generate": {"perplexity", "loss", "rouge_l"},
     }  # fmt: skip
     assert set(manifest.metrics) == names[recipe]
     assert all(m.low <= m.value <= m.high for m in manifest.metrics.values())
@@ -95,6 +96,7 @@ def test_a_packaged_recipe_runs_two_steps_resumes_and_publishes(
     assert sum(d.examples for d in manifest.datasets) == 48
     predictions = (folder / "predictions.jsonl").read_text().splitlines()
     assert {"input", "reference", "base", "adapter"} <= json.loads(predictions[0]).keys()
+    assert "report.html" in manifest.files
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -16,7 +16,7 @@ from adapters.compatibility import Takes
 from adapters.registry import Registry
 from adapters.rules import Rule
 from service import ask, cli
-from tests.adapters.parcels import BASE, draft, parcel, registry_with
+from tests.adapters.parcels import BASE, draft, parcel, registry_with, verdict
 
 
 @pytest.fixture
@@ -276,6 +276,30 @@ def test_force_goes_past_a_server_that_cannot_take_the_version(
         assert "max_lora_rank 8" in complaint
         assert modiste("adapters", *command, "--force")[0] == 0
         registry.promote("x@1", force=True)
+
+
+def test_a_failed_gate_is_shown_and_forced_only_with_a_reason(
+    modiste: Any, registry: Registry
+) -> None:
+    made = parcel(registry.home.root / "made-failed", 7)
+    registry.publish(made, draft(made, gate=verdict(passed=False)))
+    _, shown, _ = modiste("adapters", "show", "x@3")
+    assert "failed: chrf gained -1 at least" in shown
+    modiste("adapters", "canary", "x@3", "--percent", "10")
+
+    for command in (("promote", "x@3"), ("end-canary", "x", "--promote")):
+        code, _, complaint = modiste("adapters", *command, "--why", "fine")
+        assert (code, "gate failed: chrf gained -1" in complaint) == (2, True)
+        code, _, complaint = modiste("adapters", *command, "--force")
+        assert (code, "--why TEXT" in complaint) == (2, True)
+    assert registry.aliases("x") == {"production": 1}
+
+    assert modiste("adapters", "end-canary", "x", "--promote", "--force", "--why", "ok")[0] == 0
+    assert modiste("adapters", "promote", "x@3", "--alias", "b", "--force", "--why", "go")[0] == 0
+    assert registry.aliases("x") == {"production": 3, "b": 3}
+    _, printed, _ = modiste("adapters", "history", "x", "--json")
+    forced = [move["why"] for move in json.loads(printed)][-2:]
+    assert forced == ["forced past its gate: ok", "forced past its gate: go"]
 
 
 def test_gc_tells_what_goes_and_then_removes_it(modiste: Any, registry: Registry) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from adapters import placeholders
 from adapters.languages import parse_tag, same_language
-from service.tasks import placeholders
 
 READ = 2_000  # characters: more do not change the verdict
 

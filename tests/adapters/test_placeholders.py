@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tasks.placeholders import blank, compare, find
+from adapters.placeholders import blank, compare, find
 
 EXAMPLES = [
     "%(name)s", "%s", "%d", "%1$s", "%5.2f", "%-10s", "%ld", "{0}", "{name}", "{}", "{{x}}",

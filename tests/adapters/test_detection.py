@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.tasks.language import detect_language, letters
+from adapters.detection import detect_language, letters
 
 LONG = {
     "en": "The server could not be started because the port is already in use.",
