@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench import render
 
-BENCHMARKS = ("overhead", "adapters")
+BENCHMARKS = ("overhead", "adapters", "finetune")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,9 +19,8 @@ from finetune.config import Recipe
 from finetune.data import Prepared, Row, split_digest
 from finetune.forward import inner_model, project, run
 
-_ITEMS = 2  # each makes streams wait for a pass wherever the version is proved
+_ITEMS, PROBE_TOKENS = 2, 16  # where a version is proved, other streams wait for their passes
 _CANDIDATES = 12
-_SHORT_TOKENS = 96
 _ADAPTER_TOKENS, _BASE_TOKENS = 8, 4
 _PACKAGES = ("modiste", "torch", "transformers", "peft", "tokenizers", "safetensors")
 _LOGS = (
@@ -93,15 +92,16 @@ def make_probe(model: Any, prepared: Prepared, dtype: str) -> Probe:
 
 
 def record_probe(model: Any, prompts: list[list[int]], dtype: str) -> Probe:
-    """Record what the model says next after a few prompts, with the adapter and without.
+    """Record what the model says after the ends of a few prompts, with and without the adapter.
 
-    Those prompts are kept which the adapter changes most: a probe that hardly tells the adapter
-    from its base proves little.
+    Those are kept which the adapter changes most: a probe that hardly tells the adapter from its
+    base proves little.
 
     Args:
         model: a base with an adapter, as peft wraps it.
         prompts: token ids, [N][T_n], none empty.
     """
+    prompts = list({tuple(ends): ends for ends in map(ends_of, prompts)}.values())
     with torch.inference_mode():
         adapter = [_next_logprobs(model, ids) for ids in prompts]
         with model.disable_adapter():
@@ -120,12 +120,14 @@ def measure(model: Any, probe: Probe) -> list[list[float]]:
 
 
 def probe_prompts(rows: list[Row]) -> list[list[int]]:
-    """Up to twelve different prompts: short ones in the given order, else the shortest."""
-    different = list({tuple(row.prompt_ids): None for row in rows})
-    short = [ids for ids in different if len(ids) <= _SHORT_TOKENS][:_CANDIDATES]
-    if len(short) < _ITEMS:
-        short = sorted(different, key=len)[:_ITEMS]
-    return [list(ids) for ids in short]
+    """Up to twelve prompts whose ends differ, in the given order."""
+    different = {tuple(ends_of(row.prompt_ids)): row.prompt_ids for row in rows}
+    return list(different.values())[:_CANDIDATES]
+
+
+def ends_of(ids: list[int]) -> list[int]:
+    """The first token of a prompt, which some models need, and its last ones: 16 in all."""
+    return ids if len(ids) <= PROBE_TOKENS else [ids[0], *ids[1 - PROBE_TOKENS :]]
 
 
 def _next_logprobs(model: Any, ids: list[int]) -> Tensor:

@@ -245,8 +245,10 @@ class Engine:
 
     async def unload(self, request: LoRARequest) -> bool:
         """Remove a version that no request uses; whether the engine really let it go."""
-        await self.client.remove_lora(request.lora_int_id)
-        return request.lora_int_id not in await self.client.list_loras()
+        _, left = await asyncio.gather(  # in this order, and in one wait for the running step
+            self.client.remove_lora(request.lora_int_id), self.client.list_loras()
+        )
+        return request.lora_int_id not in left
 
     async def probe(
         self, prompt_ids: list[int], token_ids: list[int], request: LoRARequest | None

@@ -15,6 +15,7 @@ from adapters.manifest import Draft
 from adapters.probe import Probe, ProbeItem
 from adapters.prompt import Renderer, Task, default_prompt
 from adapters.registry import Registry, Version
+from finetune.publish import ends_of
 from tests.tiny import make_tiny_base
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -68,7 +69,7 @@ def randomise_b(adapted: PeftModel, recipe: Recipe) -> None:
 def make_probe(adapted: PeftModel, renderer: Renderer) -> Probe:
     items = []
     for text in PROBED:
-        ids = renderer.chat_ids([{"role": "user", "content": text}])
+        ids = ends_of(renderer.chat_ids([{"role": "user", "content": text}]))
         tokens = torch.tensor([ids])
         with torch.no_grad():
             with_it = adapted(tokens).logits[0, -1].log_softmax(-1)

@@ -17,11 +17,12 @@ from adapters.bases import Base
 from adapters.compatibility import Takes
 from adapters.errors import InvalidName, StoreFailed
 from adapters.probe import Probe, judge
-from adapters.prompt import AnswerInput, Renderer, default_prompt
+from adapters.prompt import GenerateInput, Renderer, default_prompt
 from adapters.registry import Registry, Version
 from adapters.transfer import export
 from finetune import imports
 from finetune.evaluate import load_adapter
+from finetune.publish import ends_of
 from tests.made import TARGETS, Recipe, publish, random_adapter
 
 WEIGHTS = "adapter_model.safetensors"
@@ -173,12 +174,11 @@ def test_texts_of_its_own_are_probed(
     command: Any, folder: Path, home: Path, renderer: Renderer, tmp_path: Path
 ) -> None:
     (tmp_path / "texts").write_text("save the file\n\n  open the folder \n")
-    command(folder, "--task", "answer", "--prompts", str(tmp_path / "texts"))
+    command(folder, "--task", "generate", "--prompts", str(tmp_path / "texts"))
 
     probe = Probe.load(Registry.open(home).find("their_lora@1").folder / "probe.json")
-    question = "What is this about?"
     assert sorted(item.prompt_ids for item in probe.items) == sorted(
-        renderer.prompt_ids(default_prompt("answer"), AnswerInput(question, text))
+        ends_of(renderer.prompt_ids(default_prompt("generate"), GenerateInput(text)))
         for text in ("save the file", "open the folder")
     )
 
