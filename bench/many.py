@@ -32,7 +32,7 @@ ADAPTERS = 64
 ZIPF = 1.0
 CONCURRENCY, TOKENS = 32, 16
 REQUESTS, REQUESTS_SHORT = 96, 64
-ROUNDS, ROUNDS_SHORT = 6, 3
+ROUNDS, ROUNDS_SHORT = 4, 3
 EVERY_DEFAULT = 3
 """The server with vLLM's default flags is loaded in each third round only."""
 
