@@ -8,14 +8,14 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from adapters.digests import digest_file, digest_json
 from adapters.prompt import PromptTemplate, Renderer
 from finetune.config import Data, Recipe
-from finetune.examples import Chat, Example, examples_of, label_set
+from finetune.examples import Chat, Example, Preference, examples_of, label_set
 from finetune.sources import BrokenData, find_files, read_files
 
 Split = Literal["train", "validation", "test"]
@@ -37,6 +37,9 @@ class Row:
     supervised: list[int]
     """Positions in `ids` of the tokens that the model must say, ascending."""
     truncated: bool
+    rejected_ids: list[int] = field(default_factory=list)
+    """[T'] of a preference: the same prompt with the answer that was not preferred."""
+    rejected_supervised: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -153,11 +156,16 @@ def tokenise(
     example: Example, split: Split, template: PromptTemplate, renderer: Renderer, max_length: int
 ) -> Row:
     """Token ids of one example, cut at the end to `max_length`."""
+    rejected: tuple[list[int], list[bool]] = ([], [])
     if isinstance(example.input, Chat):
-        messages = example.input.messages
-        prompt_ids = renderer.chat_ids(list(messages[: example.input.last]))
-        ids, says = renderer.conversation(list(messages))
-        shown: dict[str, Any] = {"messages": list(messages[: example.input.last])}
+        messages = list(example.input.messages)
+        shown: dict[str, Any] = {"messages": messages[: example.input.last]}
+        prompt_ids = renderer.chat_ids(shown["messages"])
+        ids, says = renderer.conversation(messages)
+        if isinstance(example.input, Preference):
+            other = {"role": "assistant", "content": example.input.rejected}
+            rejected = renderer.conversation([*shown["messages"], other])
+            shown["rejected"] = example.input.rejected
     else:
         prompt_ids = renderer.prompt_ids(template, example.input)
         said = renderer.completion_ids(example.references[0])
@@ -171,9 +179,15 @@ def tokenise(
         references=list(example.references),
         prompt_ids=prompt_ids,
         ids=ids[:max_length],
-        supervised=[i for i, spoken in enumerate(says[:max_length]) if spoken],
-        truncated=len(ids) > max_length,
+        supervised=_spoken(says[:max_length]),
+        truncated=max(len(ids), len(rejected[0])) > max_length,
+        rejected_ids=rejected[0][:max_length],
+        rejected_supervised=_spoken(rejected[1][:max_length]),
     )
+
+
+def _spoken(says: list[bool]) -> list[int]:
+    return [position for position, spoken in enumerate(says) if spoken]
 
 
 def save_prepared(prepared: Prepared, folder: Path, base: str) -> None:

@@ -3,14 +3,15 @@
 translate  chrF and BLEU of greedy translations
 answer     exact match and F1 of greedy answers, as SQuAD defines them
 classify   accuracy and macro F1 of the most likely label
-generate   perplexity and loss of the held-out answers
+generate   perplexity and loss of the held-out answers; of preferences also the share of
+           pairs whose preferred answer is the likelier one, token by token
 """
 
 import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def _classes(subject: Subject) -> Outcome:
 def _continuations(subject: Subject) -> Outcome:
     rows, budget = subject.rows, subject.recipe.training.batch_tokens
     totals, counts = losses_of(subject.model, rows, budget)
-    return Outcome(
+    outcome = Outcome(
         said=_generate_text(subject, rows[:_SHOWN_GENERATIONS]),
         scores={
             "perplexity": metrics.ratio(totals, counts, np.exp),
@@ -198,6 +199,11 @@ def _continuations(subject: Subject) -> Outcome:
         },
         units={"perplexity": "lower is better", "loss": "nats a token, lower is better"},
     )
+    if all(row.rejected_supervised for row in rows):
+        right = preferred_is_likelier(subject.model, rows, budget)
+        outcome.scores["preference_accuracy"] = metrics.mean(right)
+        outcome.units["preference_accuracy"] = "share"
+    return outcome
 
 
 _MEASURES: dict[str, Callable[[Subject], Outcome]] = {
@@ -206,6 +212,13 @@ _MEASURES: dict[str, Callable[[Subject], Outcome]] = {
     "classify": _classes,
     "generate": _continuations,
 }
+
+
+def figures(subject: Subject) -> dict[str, float]:
+    """The task's figures of a model as it is, without intervals."""
+    scores = _MEASURES[subject.recipe.task](subject).scores
+    everyone = np.arange(len(subject.rows))[None, :]
+    return {name: float(score(everyone)[0]) for name, score in scores.items()}
 
 
 def losses_of(model: Any, rows: list[Row], batch_tokens: int) -> tuple[list[float], list[int]]:
@@ -217,6 +230,16 @@ def losses_of(model: Any, rows: list[Row], batch_tokens: int) -> tuple[list[floa
             for loss, owner in zip(losses.tolist(), owners.tolist(), strict=True):
                 totals[batch[owner]] += loss
     return totals, counts
+
+
+def preferred_is_likelier(model: Any, rows: list[Row], batch_tokens: int) -> list[float]:
+    """1 for each pair whose preferred answer has the higher mean log-probability, else 0."""
+    others = [replace(r, ids=r.rejected_ids, supervised=r.rejected_supervised) for r in rows]
+    means = []
+    for side in (rows, others):
+        totals, counts = losses_of(model, side, batch_tokens)
+        means.append([total / count for total, count in zip(totals, counts, strict=True)])
+    return [float(good < bad) for good, bad in zip(*means, strict=True)]
 
 
 def save_report(report: dict[str, Any], predictions: list[dict[str, Any]], folder: Path) -> None:

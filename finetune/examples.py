@@ -18,6 +18,7 @@ from finetune.config import FORMATS, Data, Format, Recipe
 from finetune.sources import BadLine, Broken, Reading, Record, check_text
 
 ROLES = ("system", "user", "assistant")
+_PREFERRED, _REJECTED = "preferred_output", "non_preferred_output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,13 @@ class Chat:
     def last(self) -> int:
         """Position of the last assistant message."""
         return max(i for i, m in enumerate(self.messages) if m["role"] == "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Preference(Chat):
+    """A conversation whose last message was preferred to another answer."""
+
+    rejected: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ def _parse(
     match _format(recipe, fields):
         case "chat":
             return _chat(fields.get(data.columns.get("messages", "messages")))
+        case "preference":
+            return _preference(fields, data)
         case "prompt_completion":
             return GenerateInput(_text(fields, data, "prompt")), (
                 _text(fields, data, "completion"),
@@ -104,6 +114,8 @@ def _parse(
 def _format(recipe: Recipe, fields: dict[str, Any]) -> Format:
     if recipe.data.format != "auto":
         return recipe.data.format
+    if recipe.training.method == "dpo" or _PREFERRED in fields:
+        return "preference"
     if recipe.task == "generate":
         chat = recipe.data.columns.get("messages", "messages") in fields
         return "chat" if chat else "prompt_completion"
@@ -179,3 +191,38 @@ def _chat(messages: Any) -> tuple[Chat, tuple[str, ...]]:
     if chat.last == 0:
         raise BadLine("nothing stands before the assistant's message")
     return chat, (kept[chat.last]["content"],)
+
+
+def _preference(fields: dict[str, Any], data: Data) -> tuple[Preference, tuple[str, ...]]:
+    """A preference as OpenAI's fine-tuning files have it: one input, a better and a worse answer.
+
+    Only the two answers are learned from, never what the assistant said before.
+    """
+    names = {name: data.columns.get(name, name) for name in ("input", _PREFERRED, _REJECTED)}
+    missing = [column for column in names.values() if column not in fields]
+    if missing:
+        there = ", ".join(map(str, fields)) or "nothing"
+        raise BadLine(f"{missing[0]!r} is missing (there: {there[:200]})")
+    given = fields[names["input"]]
+    messages = given.get("messages") if isinstance(given, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise BadLine(f"{names['input']!r} has no list of messages")
+    if given.get("tools"):
+        raise BadLine("tools are not supported in preferences")
+    said = [_only_answer(fields[names[name]], names[name]) for name in (_PREFERRED, _REJECTED)]
+    if said[0] == said[1]:
+        raise BadLine("the preferred and the other answer are the same")
+    chat, references = _chat([*messages, {"role": "assistant", "content": said[0]}])
+    earlier = ({**m, "weight": 0} if m["role"] == "assistant" else m for m in chat.messages[:-1])
+    return Preference((*earlier, chat.messages[-1]), said[1]), references
+
+
+def _only_answer(output: Any, column: str) -> str:
+    """The text of an output, which is a list of one message of the assistant."""
+    message = output[0] if isinstance(output, list) and len(output) == 1 else None
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        raise BadLine(f"{column!r} is no list of one message of the assistant")
+    text = message.get("content")
+    if not isinstance(text, str) or not text.strip():
+        raise BadLine(f"{column!r} has no text as its content")
+    return check_text(text)

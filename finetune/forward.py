@@ -44,7 +44,9 @@ def run(inner: Any, rows: list[list[int]], limit: int, *, keep_cache: bool = Fal
     """
     device = inner.get_input_embeddings().weight.device
     start = common_prefix(rows, limit)
-    if (len(rows) - 1) * start < _WORTHWHILE_TOKENS:
+    # checkpointed layers run again in the backward pass, when a cache would grow once more
+    checkpointed = inner.training and getattr(inner, "is_gradient_checkpointing", False)
+    if checkpointed or (len(rows) - 1) * start < _WORTHWHILE_TOKENS:
         start = 0
     cache = None
     if start:

@@ -37,10 +37,12 @@ from finetune.data import (
     save_prepared,
     source_digests,
 )
+from finetune.metrics_file import read_metrics
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
 from finetune.publish import make_probe, publish
-from finetune.train import read_metrics, stop_on_signals, train
+from finetune.reporters import check_installed
+from finetune.train import stop_on_signals, train
 
 STEPS = ("prepare", "check", "train", "evaluate", "publish")
 _MARKS = {
@@ -106,7 +108,8 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        return make_plan(self.recipe, self.prepared.of("train"), self.base.parameters)
+        train = self.prepared.of("train")
+        return make_plan(self.recipe, train, self.base.parameters, self.base.path)
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -137,6 +140,7 @@ class Run:
             PreflightFailed: with every reason.
         """
         self._forget("preflight.json")
+        check_installed(self.recipe.training.report_to)
         report = preflight.check(self.prepared, self.recipe, self.plan)
         preflight.show(report, self.console)
         if report.errors:

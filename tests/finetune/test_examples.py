@@ -6,7 +6,7 @@ import pytest
 
 from adapters.prompt import AnswerInput, TranslateInput
 from finetune.config import Recipe, check_recipe
-from finetune.examples import Chat, Example, examples_of, label_set
+from finetune.examples import Chat, Example, Preference, examples_of, label_set
 from finetune.sources import Reading, Record
 
 
@@ -103,3 +103,67 @@ def test_a_chat_keeps_weights_and_asks_for_its_last_answer() -> None:
     assert given.last == 3
     assert given.messages[1]["weight"] == 0
     assert found[0].references == ("d",)
+
+
+def preference(**changes: Any) -> dict[str, Any]:
+    """A record in OpenAI's form."""
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "how cold is it?"},
+    ]
+    return {
+        "input": {"messages": messages, "tools": [], "parallel_tool_calls": True},
+        "preferred_output": [{"role": "assistant", "content": "It is cold."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+        **changes,
+    }
+
+
+def test_a_preference_is_a_chat_with_another_answer() -> None:
+    found, broken = read(recipe_for("generate"), preference())
+    assert not broken
+    given = found[0].input
+    assert isinstance(given, Preference)
+    assert given.messages[-1] == {"role": "assistant", "content": "It is cold."}
+    assert (given.rejected, found[0].references) == ("No idea.", ("It is cold.",))
+    assert [m.get("weight") for m in given.messages] == [None, 0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"input": "hi"}, "'input' has no list of messages"),
+        ({"input": {"messages": [{"role": "user", "content": ""}]}}, "has no text"),
+        ({"input": {"messages": [{"role": "user", "content": "a"}], "tools": [1]}}, "tools"),
+        ({"preferred_output": []}, "'preferred_output' is no list of one message"),
+        (
+            {"non_preferred_output": [{"role": "user", "content": "a"}]},
+            "'non_preferred_output' is no list of one message of the assistant",
+        ),
+        (
+            {"non_preferred_output": [{"role": "assistant", "content": None}]},
+            "'non_preferred_output' has no text",
+        ),
+        (
+            {"non_preferred_output": [{"role": "assistant", "content": "It is cold."}]},
+            "are the same",
+        ),
+    ],
+)
+def test_a_preference_that_cannot_be_used_says_why(changes: dict[str, Any], reason: str) -> None:
+    found, broken = read(recipe_for("generate"), preference(**changes))
+    assert found == []
+    assert reason in broken[0]
+
+
+def test_preference_tuning_needs_preferences() -> None:
+    recipe = check_recipe(
+        {
+            "name": "a", "task": "generate", "data": {"train": "x.jsonl"},
+            "training": {"method": "dpo"},
+        }
+    )  # fmt: skip
+    found, broken = read(recipe, {"prompt": "a", "completion": "b"})
+    assert found == []
+    assert "'input' is missing (there: prompt, completion)" in broken[0]

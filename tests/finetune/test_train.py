@@ -11,29 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapters.bases import Base
 from adapters.errors import IncompatibleAdapter, InvalidInput
-from adapters.prompt import Renderer
 from finetune.checkpoint import checkpoints, load_checkpoint
-from finetune.config import Recipe
-from finetune.data import prepare
-from finetune.plan import Job, make_plan
-from finetune.train import Diverged, Interrupted, learning_rate, read_metrics, train
-
-
-@pytest.fixture
-def make_job(
-    make_recipe: Callable[..., Recipe], renderer: Renderer, base: Base, tmp_path: Path
-) -> Callable[..., Job]:
-    def make(folder: str = "run", **parts: Any) -> Job:
-        recipe = make_recipe("translate", **parts)
-        prepared = prepare(recipe, renderer, base.context_length)
-        place = tmp_path / folder
-        place.mkdir(exist_ok=True)
-        plan = make_plan(recipe, prepared.of("train"), base.parameters)
-        return Job(recipe, prepared, base, plan, place)
-
-    return make
+from finetune.divergence import Diverged
+from finetune.metrics_file import read_metrics
+from finetune.plan import Job
+from finetune.train import Interrupted, learning_rate, train
 
 
 def after(count: int) -> Callable[[], bool]:
@@ -44,6 +27,10 @@ def after(count: int) -> Callable[[], bool]:
 
 def losses(job: Job) -> list[float]:
     return [entry["loss"] for entry in read_metrics(job.folder / "metrics.jsonl")]
+
+
+def adapter(job: Job) -> dict[str, torch.Tensor]:
+    return load_file(job.folder / "adapter" / "adapter_model.safetensors")
 
 
 def test_the_loss_falls(make_job: Callable[..., Job]) -> None:
@@ -71,8 +58,7 @@ def test_a_resumed_run_gives_the_same_losses_and_weights_to_the_last_digit(
     train(parted, resume=True)
 
     assert losses(parted) == losses(whole)
-    one = load_file(whole.folder / "adapter" / "adapter_model.safetensors")
-    other = load_file(parted.folder / "adapter" / "adapter_model.safetensors")
+    one, other = adapter(whole), adapter(parted)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert any(weight.abs().max() > 0 for name, weight in one.items() if "lora_B" in name)
@@ -142,9 +128,9 @@ def test_only_lora_on_the_chosen_modules_is_trained_and_saved(make_job: Callable
 def test_a_loss_that_is_no_number_stops_with_the_reason(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune import train as module
+    from finetune import objectives as module
 
-    real = module.supervised_losses  # type: ignore[attr-defined]
+    real = module.supervised_losses
     calls = 0
 
     def spoiled(*arguments: Any) -> Any:
@@ -198,3 +184,81 @@ def test_a_plan_counts_steps_and_tokens(make_job: Callable[..., Job]) -> None:
     assert job.plan.tokens == 2 * sum(len(row.ids) for row in train_rows)
     assert job.plan.steps == 2 * job.plan.batches_per_epoch
     assert replace(job.plan, tokens=100, tokens_per_second=50.0).seconds == 2.0
+
+
+def test_a_batch_in_parts_gives_the_losses_and_weights_of_a_whole_one(
+    make_job: Callable[..., Job],
+) -> None:
+    options = {"epochs": 2, "learning_rate": 0.003, "batch_tokens": 512}
+    whole = make_job("whole", training=options)
+    parted = make_job("parted", training={**options, "micro_batch_tokens": 64})
+    assert (whole.plan.micro_batch_tokens, parted.plan.micro_batch_tokens) == (None, 64)
+    assert whole.plan.steps == parted.plan.steps
+
+    train(whole)
+    train(parted)
+
+    assert losses(parted) == pytest.approx(losses(whole), rel=1e-4)
+    for name, weight in adapter(whole).items():
+        torch.testing.assert_close(adapter(parted)[name], weight, rtol=0.02, atol=1e-4)
+
+
+def test_recomputed_activations_give_the_same_losses_and_are_really_recomputed(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    calls = 0
+    forward = LlamaMLP.forward
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    options = {"learning_rate": 0.003, "max_steps": 4, "batch_tokens": 128}
+    plain = make_job("plain", training=options)
+    saving = make_job("saving", training={**options, "activation_checkpointing": "on"})
+    assert (plain.plan.activation_checkpointing, saving.plan.activation_checkpointing) == (0, 1)
+
+    train(plain)
+    calls = 0
+    train(saving)
+
+    assert losses(saving) == pytest.approx(losses(plain), rel=1e-4)
+    layers, checks = 2, 2  # the base's architecture is tried twice before training
+    assert calls == layers * (checks + 2 * 4)
+
+
+def test_rslora_scales_by_the_root_of_the_rank(make_job: Callable[..., Job]) -> None:
+    from finetune.base_model import load_model
+    from finetune.train import attach_lora
+
+    job = make_job(lora={"r": 4, "alpha": 8, "use_rslora": True})
+    wrapped = attach_lora(load_model(job.base.path, "float32", "cpu"), job.recipe, "tiny")
+    layers = [module for module in wrapped.modules() if hasattr(module, "lora_A")]
+    scales = {layer.scaling["default"] for layer in layers}
+    assert scales == {8 / 4**0.5}
+
+    config = json.loads((train(job) / "adapter_config.json").read_text())
+    assert config["use_rslora"] is True
+
+
+def test_lora_plus_moves_b_faster_than_a(make_job: Callable[..., Job]) -> None:
+    parts = {"max_steps": 1, "warmup_ratio": 0, "learning_rate": 1e-3}
+    plain = make_job("plain", training=parts)
+    plus = make_job("plus", training={**parts, "loraplus_lr_ratio": 16})
+    train(plain)
+    train(plus)
+
+    one, other = adapter(plain), adapter(plus)
+    for name, weight in one.items():  # B begins at zero, and Adam's first step is the rate itself
+        ratio = 16 if "lora_B" in name else 1
+        torch.testing.assert_close(other[name], ratio * weight, rtol=1e-3, atol=1e-6)
+    assert any(weight.abs().max() > 0 for name, weight in one.items() if "lora_B" in name)
+
+
+def test_examples_without_anything_to_learn_are_an_error(make_job: Callable[..., Job]) -> None:
+    with pytest.raises(InvalidInput, match="no training example has anything"):
+        train(make_job(training={"max_length": 8}))
