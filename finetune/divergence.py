@@ -152,7 +152,9 @@ class Guard:
     def _diverged(self, problem: str) -> Diverged:
         """The error, after dropping the checkpoints that are spoiled."""
         left = drop_after(self._checkpoints, self.good_step)
-        kept = f"the checkpoint {left[-1].name} from before is kept" if left else "none was saved before"
+        kept = "none was saved before"
+        if left:
+            kept = f"the checkpoint {left[-1].name} from before is kept"
         return Diverged(
             f"{problem}; {kept}",
             hint="lower training.learning_rate or raise training.warmup_ratio; "

@@ -37,17 +37,32 @@ class Shape:
         intermediate = config.get("intermediate_size") or 4 * hidden
         return cls(layers, hidden, intermediate, config.get("vocab_size", 0))
 
-    def token_bytes(self, dtype: str, *, checkpointing: bool) -> int:
+    def token_bytes(self, dtype: str, spoken: float, *, checkpointing: bool) -> float:
         """Bytes that a token keeps from the forward to the backward pass.
 
         A layer keeps its input, both norms' inputs and outputs, queries, keys, values and the
         attention's output, and four of the MLP's width. With checkpointing each keeps its
-        input, and one layer at a time the rest. A token that is supervised has its logits,
-        their softmax and the gradient of both in float32.
+        input, and one layer at a time the rest. A supervised token has its logits, their
+        softmax and the gradient of both in float32.
+
+        Args:
+            spoken: share of the tokens that are supervised.
         """
         layer = 12 * self.hidden + 4 * self.intermediate
         kept = self.layers * self.hidden + layer if checkpointing else self.layers * layer
-        return kept * _BYTES[dtype] + 3 * self.vocabulary * 4
+        return kept * _BYTES[dtype] + spoken * 3 * self.vocabulary * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a recipe asks of memory."""
+
+    batch: int
+    """Tokens of a batch."""
+    longest: int
+    """Tokens of the longest example as a batch has it."""
+    spoken: float
+    """Share of the tokens that are supervised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +74,7 @@ class Parting:
     activation_checkpointing: bool
 
 
-def part(
-    shape: Shape, *, dtype: str, weights: int, batch: int, longest: int, memory: int
-) -> Parting:
+def part(shape: Shape, load: Load, *, dtype: str, weights: int, memory: int) -> Parting:
     """Choose how to part batches so that they fit a share of the memory.
 
     Parts cost nothing but small products; checkpointing costs a third more time, so it is
@@ -69,18 +82,17 @@ def part(
 
     Args:
         weights: parameters of the base.
-        batch: tokens of a batch.
-        longest: tokens of the longest example as a batch has it.
         memory: bytes of the machine or the device.
     """
     free = _SHARE * memory - weights * _BYTES[dtype]
     for checkpointing in (False, True):
-        fitting = int(free / shape.token_bytes(dtype, checkpointing=checkpointing))
-        if fitting >= max(batch, longest):
+        each = shape.token_bytes(dtype, load.spoken, checkpointing=checkpointing)
+        fitting = int(free / each)
+        if fitting >= max(load.batch, load.longest):
             return Parting(None, checkpointing)
-        if fitting >= longest:
+        if fitting >= load.longest:
             return Parting(fitting, checkpointing)
-    return Parting(longest, True)  # as small as it gets
+    return Parting(load.longest, activation_checkpointing=True)  # as small as it gets
 
 
 def memory_bytes(device: str, limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:

@@ -11,7 +11,7 @@ from adapters.bases import Base
 from finetune.batching import Batches
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
-from finetune.memory import Parting, Shape, memory_bytes, part
+from finetune.memory import Load, Parting, Shape, memory_bytes, part
 from finetune.objectives import objective_of, usable_rows
 from finetune.options import Training
 
@@ -84,8 +84,7 @@ def make_plan(recipe: Recipe, train: list[Row], parameters: int, base: Path | No
     if options.max_steps is not None and options.max_steps < steps:
         epochs *= options.max_steps / steps
         steps = options.max_steps
-    widths = [objective.width(row) for row in rows]
-    parting = _parting(options, widths, device, dtype, parameters, base)
+    parting = _parting(options, rows, device, dtype, parameters, base)
     passes = objective.passes + _RECOMPUTED * parting.activation_checkpointing
     speed = matrix_flops(device, dtype) * _EFFICIENCY
     return Plan(
@@ -102,21 +101,17 @@ def make_plan(recipe: Recipe, train: list[Row], parameters: int, base: Path | No
 
 
 def _parting(
-    options: Training,
-    widths: list[int],
-    device: str,
-    dtype: str,
-    parameters: int,
-    base: Path | None,
+    options: Training, rows: list[Row], device: str, dtype: str, parameters: int, base: Path | None
 ) -> Parting:
     """What the recipe says of memory; what it leaves open follows from what fits."""
     found = Parting(None, activation_checkpointing=False)
     shape = None if base is None else Shape.of(base)
-    if shape is not None and widths:
-        found = part(
-            shape, dtype=dtype, weights=parameters, batch=options.batch_tokens,
-            longest=max(widths), memory=memory_bytes(device),
-        )  # fmt: skip
+    if shape is not None and rows:
+        width = objective_of(options).width
+        spoken = sum(len(row.supervised) for row in rows) / sum(len(row.ids) for row in rows)
+        load = Load(options.batch_tokens, max(map(width, rows)), spoken)
+        memory = memory_bytes(device)
+        found = part(shape, load, dtype=dtype, weights=parameters, memory=memory)
     tokens, checkpointing = options.micro_batch_tokens, options.activation_checkpointing
     return Parting(
         found.micro_batch_tokens if tokens is None else tokens,

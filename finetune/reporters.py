@@ -24,7 +24,7 @@ class Reports(Protocol):
     """Where figures go."""
 
     def report(self, step: int, figures: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    def close(self, *, finished: bool) -> None: ...
 
 
 def check_installed(wanted: Sequence[Reporter]) -> None:
@@ -77,11 +77,13 @@ def reporting(job: Job, step: int, console: Console) -> Iterator[Callable[[dict[
 
     for name in dict.fromkeys(wanted):
         attempt(name, partial(start, name))
+    finished = False
     try:
         yield report
+        finished = True
     finally:
         for where, place in list(opened.items()):
-            attempt(where, place.close)
+            attempt(where, partial(place.close, finished=finished))
 
 
 class TensorBoard:
@@ -97,7 +99,7 @@ class TensorBoard:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:  # noqa: ARG002 - it has no word for that
         self._writer.close()
 
 
@@ -133,8 +135,8 @@ class MLflow:
         found = [Metric(name, value, now_ms, step) for name, value in figures.items()]
         self._client.log_batch(self._run, metrics=found)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run)
+    def close(self, *, finished: bool) -> None:
+        self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
 
 
 def _parameters(job: Job) -> dict[str, Any]:

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from adapters.bases import Base
-from finetune.memory import Parting, Shape, memory_bytes, part
+from finetune.memory import Load, Parting, Shape, memory_bytes, part
 
 SHAPE = Shape(layers=30, hidden=576, intermediate=1536, vocabulary=49152)
 GIB = 2**30
+SPOKEN = 0.3
 
 
 def parted(memory_gib: float, batch: int = 8192, longest: int = 1024) -> Parting:
-    return part(
-        SHAPE, dtype="float32", weights=135_000_000, batch=batch, longest=longest,
-        memory=int(memory_gib * GIB),
-    )  # fmt: skip
+    load = Load(batch, longest, SPOKEN)
+    memory = int(memory_gib * GIB)
+    return part(SHAPE, load, dtype="float32", weights=135_000_000, memory=memory)
 
 
 def test_a_batch_that_fits_goes_through_whole() -> None:
@@ -27,7 +27,7 @@ def test_a_batch_that_does_not_fit_is_parted_and_the_parts_fit() -> None:
     assert found.micro_batch_tokens is not None
     assert 1024 <= found.micro_batch_tokens < 8192
     assert not found.activation_checkpointing
-    used = found.micro_batch_tokens * SHAPE.token_bytes("float32", checkpointing=False)
+    used = found.micro_batch_tokens * SHAPE.token_bytes("float32", SPOKEN, checkpointing=False)
     assert used + 135_000_000 * 4 <= 0.6 * 16 * GIB
 
 
@@ -42,9 +42,9 @@ def test_the_longest_example_always_goes_through() -> None:
 
 
 def test_checkpointing_and_half_precision_take_less() -> None:
-    whole = SHAPE.token_bytes("float32", checkpointing=False)
-    assert SHAPE.token_bytes("float32", checkpointing=True) < whole / 2
-    assert whole / 2 < SHAPE.token_bytes("bfloat16", checkpointing=False) < whole
+    whole = SHAPE.token_bytes("float32", SPOKEN, checkpointing=False)
+    assert SHAPE.token_bytes("float32", SPOKEN, checkpointing=True) < whole / 2
+    assert whole / 2 < SHAPE.token_bytes("bfloat16", SPOKEN, checkpointing=False) < whole
 
 
 def test_the_shape_is_read_from_the_bases_config(base: Base, tmp_path: Path) -> None:

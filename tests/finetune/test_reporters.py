@@ -43,7 +43,7 @@ def test_a_reporter_that_fails_is_told_once_and_training_goes_on(
         def report(self, step: int, figures: Any) -> None:
             raise ConnectionError("server away")
 
-        def close(self) -> None:
+        def close(self, *, finished: bool) -> None:
             raise AssertionError("was left out")
 
     monkeypatch.setattr(reporters, "check_installed", lambda wanted: None)
@@ -78,10 +78,11 @@ def test_mlflow_has_settings_and_every_step_in_one_run_after_a_resume(
     job = make_job(training={"report_to": "mlflow", "loraplus_lr_ratio": 4})
     with pytest.raises(Interrupted):
         train(job, stop=twice())
-    train(job, resume=True)
-
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("translate")
+    assert client.search_runs([experiment.experiment_id])[0].info.status == "KILLED"
+    train(job, resume=True)
+
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["training.loraplus_lr_ratio"] == "4.0"
