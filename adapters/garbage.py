@@ -10,11 +10,13 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.canaries import Canaries
@@ -26,6 +28,9 @@ from adapters.store import ASIDE, MANIFEST
 
 KEEP = 5
 OLDER_THAN_DAYS = 30.0
+COLLECTING = ".collecting"
+"""The file by which collections follow one another."""
+
 STAGING_AGE_S = 600.0
 """A younger folder may be about to be locked by the publication that made it."""
 
@@ -68,7 +73,7 @@ class Garbage(Canaries, RemoteGarbage):
                 )
         collected = Collected()
         now = datetime.now(UTC)
-        with self.store.writing():
+        with self.store.writing(), self._alone():
             with self._write() as session:
                 doomed = self._old(session, keep, now - timedelta(days=older_than_days))
                 removed = {(row.adapter, row.digest) for row in doomed}
@@ -95,9 +100,17 @@ class Garbage(Canaries, RemoteGarbage):
             collected.size += size
         return collected
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One collection at a time: two would delete under each other's hands."""
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        with (self.store.root / COLLECTING).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _old(self, session: Session, keep: int, before: datetime) -> list[VersionRow]:
-        session.execute(delete(LeaseRow).where(LeaseRow.until < time.time()))
-        held = {(row.adapter, row.number) for row in session.scalars(select(LeaseRow))}
+        leases = select(LeaseRow).where(LeaseRow.until >= time.time())
+        held = {(row.adapter, row.number) for row in session.scalars(leases)}
         for alias in session.scalars(select(AliasRow)):
             held |= {(alias.adapter, n) for n in self._reachable(session, alias)}
         held |= {(row.adapter, row.number) for row in session.scalars(select(CanaryRow))}

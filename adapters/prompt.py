@@ -17,6 +17,7 @@ from adapters.languages import language_name
 
 Task = Literal["generate", "translate", "answer", "classify"]
 Message = dict[str, Any]
+Tool = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, conversation: list[Message], **options: Any) -> Any: ...
 
 
+_OTHER_BASE = ": use a base model whose template does, or leave them out"
 _MARK = "\u241fmodiste\u241f"
 
 
@@ -192,16 +194,13 @@ class Renderer:
         self.end_text, self.end_id = self._end_of_turn()
         self._end_ids = self._encode(self.end_text)
 
-    def text(self, messages: Sequence[Message]) -> str:
+    def text(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The prompt as text, up to where the model begins to speak."""
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-        return text
+        return self._written(messages, tools, add_generation_prompt=True)
 
-    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
+    def chat_ids(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Token ids of a prompt, [T]."""
-        return self._encode(self.text(messages))
+        return self._encode(self.text(messages, tools))
 
     def prompt_ids(self, template: PromptTemplate, task_input: TaskInput) -> list[int]:
         """Token ids of a task's prompt, [T]."""
@@ -211,36 +210,86 @@ class Renderer:
         """Token ids of an answer with its end of turn, [T]."""
         return [*self._encode(text), *self._end_ids]
 
-    def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    def conversation(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = ()
+    ) -> tuple[list[int], list[bool]]:
         """Token ids of a whole chat, [T], and which of them the model must say, [T].
 
         The assistant's turns with their ends are supervised; a message may opt out
         with `"weight": 0`.
 
+        Args:
+            messages: with the arguments of tool calls as mappings.
+            tools: functions in OpenAI's form that the template shows to the model.
+
         Raises:
-            InvalidInput: no assistant turn, or the template rewrites earlier turns.
+            InvalidInput: no assistant turn, or the template rewrites earlier turns, or does not
+                show tools, their calls or their answers.
         """
         ids: list[int] = []
         supervised: list[bool] = []
         done = ""
+        self._check_tools(messages, tools)
         for position, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            prompt = self.text(messages[:position])
+            prompt = self.text(messages[:position], tools)
             if not prompt.startswith(done):
                 raise InvalidInput(
                     "the chat template rewrites earlier turns",
                     hint="train on single-turn examples with this base",
                 )
             before = self._encode(prompt[len(done) :])
-            said = self.completion_ids(message["content"])
+            text = self.said(messages, position, tools)
+            said = self.completion_ids(text)
             ids += before + said
             speaks = message.get("weight", 1) != 0
             supervised += [False] * len(before) + [speaks] * len(said)
-            done = prompt + message["content"] + self.end_text
+            done = prompt + text + self.end_text
         if not ids:
             raise InvalidInput("the conversation has no assistant message", param="messages")
         return ids, supervised
+
+    def said(self, messages: Sequence[Message], position: int, tools: Sequence[Tool] = ()) -> str:
+        """What the assistant says in one turn, without its end; tool calls as the template has it.
+
+        Raises:
+            InvalidInput: the template does not show the calls.
+        """
+        message = messages[position]
+        if not message.get("tool_calls"):
+            content: str = message["content"]
+            return content
+        prompt = self.text(messages[:position], tools)
+        whole = self._written(messages[: position + 1], tools, add_generation_prompt=False)
+        said, end, _ = whole.removeprefix(prompt).rpartition(self.end_text)
+        shown = all(call["function"]["name"] in said for call in message["tool_calls"])
+        if not (whole.startswith(prompt) and end and shown):
+            raise InvalidInput(f"the chat template does not show tool calls{_OTHER_BASE}")
+        return said
+
+    def _check_tools(self, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+        """A template that passes over tools would train the model to guess them."""
+        answered = any(m["role"] == "tool" and m["content"] for m in messages)
+        if not tools and not answered:
+            return
+        text = self.text(messages, tools)
+        if tools and text == self.text(messages):
+            raise InvalidInput(f"the chat template does not show tools{_OTHER_BASE}")
+        silent = [{**m, "content": ""} if m["role"] == "tool" else m for m in messages]
+        if answered and text == self.text(silent, tools):
+            raise InvalidInput(f"the chat template does not show tools' answers{_OTHER_BASE}")
+
+    def _written(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool
+    ) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **({"tools": list(tools)} if tools else {}),
+        )
+        return text
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from adapters.bases import Base
 from adapters.registry import Registry
@@ -23,18 +25,20 @@ from bench.client import LoadClient, LoadError
 from bench.harness import Report, at_least, bootstrap_interval
 from bench.overhead import bare_launch, distinct_prompts, json_of, without_address, without_plugin
 from bench.servers import MODISTE, Launch, Server, free_port, running
-from tests.made import Recipe, publish
+from tests.made import Recipe, random_adapter, randomise_b, write_folder
 
 ADAPTERS = 64
 ZIPF = 1.0
 CONCURRENCY, TOKENS = 32, 16
 REQUESTS, REQUESTS_SHORT = 96, 64
-ROUNDS, ROUNDS_SHORT = 10, 5
+ROUNDS, ROUNDS_SHORT = 6, 3
 EVERY_DEFAULT = 3
 """The server with vLLM's default flags is loaded in each third round only."""
 
 PAUSE_S = 1.2
 """vLLM's worker spins for a second after its last step."""
+
+_numbers = count()
 
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
@@ -64,9 +68,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     registry.add_base(base)
     print(f"making {ADAPTERS} adapters of {base.name} …", file=sys.stderr)
     names = [f"fleet-{number:02}" for number in range(ADAPTERS)]
-    for number, name in enumerate(names):
-        publish(registry, base, Recipe(name, seed=number, rank=8, scale=0.01))
-        registry.promote(f"{name}@1")
+    _publish(registry, base, names)
     found: dict[str, list[float]] = {contender.label: [] for contender in CONTENDERS}
     with (
         running(_launches(folder, registry, base), folder / "logs") as servers,
@@ -79,6 +81,17 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
             for contender in _in_turn(number):
                 found[contender.label].append(_load(client, servers, contender, block))
     _claim(report, found)
+
+
+def _publish(registry: Registry, base: Base, names: list[str]) -> None:
+    adapted = random_adapter(base, Recipe("", rank=8, scale=0.01))
+    for number, name in enumerate(names):
+        recipe = Recipe(name, rank=8, scale=0.01)
+        torch.manual_seed(number)
+        randomise_b(adapted, recipe)
+        folder = registry.home.root / "made" / name
+        registry.publish(folder, write_folder(adapted, base, recipe, folder))
+        registry.promote(f"{name}@1")
 
 
 def _launches(folder: Path, registry: Registry, base: Base) -> list[Launch]:
@@ -112,9 +125,13 @@ def _by_name(folder: Path, registry: Registry) -> Path:
 def _warm_up(
     client: LoadClient, servers: Sequence[Server], names: list[str], prompts: Iterator[str]
 ) -> None:
-    """Each adapter once on each server: what is loaded for the first time is not counted."""
+    """Each adapter once on each server: what is loaded for the first time is not counted.
+
+    With its default flags vLLM keeps one adapter, so there is little to warm.
+    """
     for contender in CONTENDERS[1:]:
-        block = list(zip(names, islice(prompts, len(names)), strict=True))
+        some = names if contender.server < 2 else names[:8]
+        block = list(zip(some, islice(prompts, len(some)), strict=True))
         _load(client, servers, contender, block)
 
 
@@ -140,12 +157,16 @@ def _load(
     contender: Contender,
     block: Sequence[tuple[str, str]],
 ) -> float:
-    """Requests a second. Raises LoadError when one failed."""
+    """Requests a second. Raises LoadError when one failed.
+
+    The prompts begin anew each time: what one block had asked of an adapter would be at hand for
+    the next block on the same server.
+    """
     server = servers[contender.server]
     bodies: list[dict[str, Any]] = [
         {
             "model": name if contender.many else "fleet-00",
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": f"{next(_numbers)}. {prompt}"}],
             "max_tokens": TOKENS, "ignore_eos": True, "temperature": 0, "stream": True,
             "stream_options": {"include_usage": True},
         }

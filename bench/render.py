@@ -25,15 +25,21 @@ METRIC_NAMES = {
 }
 
 
-def render(results: Path = RESULTS, demo: Path = DEMO) -> str:
-    """The page. The same files give the same page."""
-    sections = [
-        _benchmark(json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(results.glob("*.json"))
-    ]
+def render(results: Path = RESULTS, demo: Path = DEMO, before: str = "") -> str:
+    """The page. The same files give the same page.
+
+    Args:
+        before: the page as it is; a section of it that was not measured again stays.
+    """
+    sections = {title.partition("\n")[0]: f"## {title}" for title in before.split("\n## ")[1:]}
     if demo.exists():
-        sections.insert(0, _demo(json.loads(demo.read_text(encoding="utf-8"))))
-    return "\n".join([HEADER, *(sections or [NOTHING])])
+        sections["demo"] = _demo(json.loads(demo.read_text(encoding="utf-8")))
+    for path in sorted(results.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        sections[result["name"]] = _benchmark(result)
+    ordered = sorted(sections, key=lambda name: (name != "demo", name))
+    shown = [sections[name].rstrip("\n") + "\n" for name in ordered]
+    return "\n".join([HEADER, *(shown or [NOTHING])])
 
 
 def _benchmark(result: dict[str, Any]) -> str:
@@ -58,9 +64,11 @@ def _benchmark(result: dict[str, Any]) -> str:
     ]
     measurements = result.get("measurements", [])
     if measurements:
-        columns = list(dict.fromkeys(name for row in measurements for name in row))
-        rows = [[_number(row.get(name, "")) for name in columns] for row in measurements]
-        parts += ["Measured beside them, without a bound:\n", _table(columns, rows)]
+        parts.append("Measured beside them, without a bound:\n")
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for row in measurements:
+        alike.setdefault(tuple(row), []).append([_number(value) for value in row.values()])
+    parts += [_table(columns, rows) for columns, rows in alike.items()]
     return "\n".join(parts)
 
 
@@ -104,7 +112,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def main() -> int:
     """Write the page. Returns the exit code."""
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(render(), encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    PAGE.write_text(render(before=before), encoding="utf-8")
     print(f"written to {PAGE}")
     return 0
 

@@ -2,7 +2,8 @@
 
 Two users chat by the alias all the time, in streams of 32 tokens, while the alias is promoted from
 version to version. Then, without other load, versions that are loaded and versions that were
-unloaded are asked for one token, in alternation.
+unloaded are asked for one token, in alternation. At last a second server starts on the same home,
+loads ahead what the first one uses, and is asked for that.
 """
 
 import json
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 
@@ -29,6 +31,7 @@ PLACES = 4
 USERS, TOKENS = 2, 32
 CALM_S = 4.0
 SCALE = 0.02
+PRELOAD_LIMIT_S = 60.0
 
 
 @dataclass
@@ -37,6 +40,15 @@ class Answers:
 
     done: list[tuple[float, float, str]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    pauses: list[tuple[float, float]] = field(default_factory=list)
+    """Between two pieces of a stream: when it ended, and how long it was, seconds."""
+
+    def longest_pauses(self, spans: list[tuple[float, float]]) -> list[float]:
+        """The longest pause of any stream that ended in each span."""
+        return [
+            max((s for at, s in self.pauses if first <= at <= last), default=0.0)
+            for first, last in spans
+        ]
 
     def during(self, spans: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
         """Seconds of the answers that met a promotion, and of the others."""
@@ -67,6 +79,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
         url = f"http://127.0.0.1:{server.port}"
         _promotions(report, url, versions)
         _cold(report, url, versions)
+        _loaded_ahead(report, registry, folder)
     report.measurements.append({"part": "switch", "base": base.name, "bytes a version": size})
 
 
@@ -89,6 +102,9 @@ def _promotions(report: Report, url: str, versions: int) -> None:
     for failure in answers.failed[:5]:
         print(failure, file=sys.stderr)
     ratio = _p99(met) / _p99(others)
+    # as long, and just before
+    calm = [(first - (last - first) - 0.1, first - 0.1) for first, last in spans]
+    pauses = [answers.longest_pauses(spans), answers.longest_pauses(calm)]
     what = f"from a promotion to its first answer, median of {len(took)}"
     report.add(at_most(what, statistics.median(took), 1.0, "s"))
     report.add(at_most("failed or wrong answers of the steady load", len(answers.failed), 0))
@@ -101,6 +117,8 @@ def _promotions(report: Report, url: str, versions: int) -> None:
             "median s, met": round(statistics.median(met), 3),
             "median s, others": round(statistics.median(others), 3),
             "p99 s, met": round(_p99(met), 3), "p99 s, others": round(_p99(others), 3),
+            "longest pause of a stream ms, met": round(statistics.median(pauses[0]) * 1000),
+            "longest pause ms, before": round(statistics.median(pauses[1]) * 1000),
         }
     )  # fmt: skip
 
@@ -133,6 +151,48 @@ def _cold(report: Report, url: str, versions: int) -> None:
     )  # fmt: skip
 
 
+def _loaded_ahead(report: Report, registry: Registry, folder: Path) -> None:
+    """What the first server has leased, on a second one that nobody has asked yet."""
+    settings = {"max_resident_versions": 2 * PLACES, "max_loras": 2 * PLACES}
+    start = launch("second", registry.home.root, free_port(), settings)
+    wanted = {version.reference for version in registry.wanted("nobody")}
+    with (
+        running([start], folder / "logs") as (server,),
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120) as client,
+    ):
+        deadline = time.monotonic() + PRELOAD_LIMIT_S
+        while len(ahead := _loaded(client, wanted)) < min(len(wanted), 2 * PLACES):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        _first_token(client, "switch")  # the first answer of a process has costs of its own
+        first: list[float] = []
+        again: list[float] = []
+        numbers = count()  # no prompt twice: the engine would have its beginning at hand
+        for model in sorted(ahead - {"switch@1"}):
+            first.append(_timed(client, model, f"{next(numbers)}. "))
+            again += [_timed(client, model, f"{next(numbers)}. ") for _ in range(3)]
+    report.add(at_least("versions loaded ahead by a second server", len(first), 3))
+    ratio = statistics.median(first) / statistics.median(again)
+    report.add(at_most("the first answer of a version loaded ahead, over later ones", ratio, 1.1))
+    report.measurements.append(
+        {
+            "part": "loaded ahead", "first ms": round(statistics.median(first) * 1000, 1),
+            "later ms": round(statistics.median(again) * 1000, 1),
+        }
+    )  # fmt: skip
+
+
+def _loaded(client: httpx.Client, references: set[str]) -> set[str]:
+    found = set()
+    for reference in references:
+        name, _, number = reference.partition("@")
+        shown = client.get(f"/v1/adapters/{name}/versions/{number}").json()
+        if shown["here"]["loaded"]:
+            found.add(reference)
+    return found
+
+
 @contextmanager
 def steady_load(url: str) -> Iterator[Answers]:
     """Users who chat by the alias until the body ends."""
@@ -143,7 +203,7 @@ def steady_load(url: str) -> Iterator[Answers]:
             while not done.is_set():
                 began = time.perf_counter()
                 try:
-                    models = _stream(client)
+                    models = _stream(client, answers.pauses)
                 except (httpx.HTTPError, ValueError) as error:
                     answers.failed.append(repr(error))
                     continue
@@ -162,34 +222,40 @@ def steady_load(url: str) -> Iterator[Answers]:
             thread.join()
 
 
-def _stream(client: httpx.Client) -> set[str]:
+def _stream(client: httpx.Client, pauses: list[tuple[float, float]]) -> set[str]:
     body = {**_body("switch", TOKENS), "stream": True}
     models: set[str] = set()
+    last = 0.0
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         answer.raise_for_status()
         for line in answer.iter_lines():
             if line.startswith("data: {"):
+                now = time.perf_counter()
+                if models:  # the wait for the first piece is no pause
+                    pauses.append((now, now - last))
+                last = now
                 models.add(json.loads(line[6:])["model"])
     return models
 
 
-def _body(model: str, tokens: int) -> dict[str, object]:
-    message = {"role": "user", "content": "Tell me of the sea, the harbour and the ships."}
+def _body(model: str, tokens: int, begin: str = "") -> dict[str, object]:
+    text = f"{begin}Tell me of the sea, the harbour and the ships."
+    message = {"role": "user", "content": text}
     return {
         "model": model, "messages": [message], "max_tokens": tokens, "ignore_eos": True,
         "temperature": 0,
     }  # fmt: skip
 
 
-def _first_token(client: httpx.Client, model: str) -> str:
-    answer = client.post("/v1/chat/completions", json=_body(model, 1))
+def _first_token(client: httpx.Client, model: str, begin: str = "") -> str:
+    answer = client.post("/v1/chat/completions", json=_body(model, 1, begin))
     answer.raise_for_status()
     return str(answer.json()["model"])
 
 
-def _timed(client: httpx.Client, model: str) -> float:
+def _timed(client: httpx.Client, model: str, begin: str = "") -> float:
     began = time.perf_counter()
-    _first_token(client, model)
+    _first_token(client, model, begin)
     return time.perf_counter() - began
 
 

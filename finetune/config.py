@@ -15,36 +15,17 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     Field,
     ValidationError,
 )
 
 from adapters.digests import PREFIX, digest_json
 from adapters.errors import AdapterError, InvalidInput
-from adapters.languages import parse_tag
 from adapters.names import check_name
 from adapters.prompt import PromptTemplate, Task, default_prompt
+from finetune.data_config import COLUMNS, FORMATS, Data
 from finetune.options import SELECTABLE, Lora, Training
 from finetune.options import Part as _Part
-
-Format = Literal[
-    "chat", "prompt_completion", "preference", "translation", "qa", "classification"
-]  # fmt: skip
-FORMATS: dict[Task, tuple[Format, ...]] = {
-    "generate": ("chat", "prompt_completion", "preference"),
-    "translate": ("translation",),
-    "answer": ("qa",),
-    "classify": ("classification",),
-}
-COLUMNS: dict[Format, tuple[str, ...]] = {
-    "chat": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "preference": ("input", "preferred_output", "non_preferred_output"),
-    "translation": ("source", "target"),
-    "qa": ("question", "context", "answer"),
-    "classification": ("text", "label"),
-}
 
 
 def _name(value: str) -> str:
@@ -54,44 +35,6 @@ def _name(value: str) -> str:
         raise ValueError(str(error)) from error
 
 
-def _tag(value: str) -> str:
-    try:
-        return parse_tag(value)
-    except AdapterError as error:
-        raise ValueError(str(error)) from error
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _labels(value: list[str]) -> list[str]:
-    if len(set(value)) != len(value) or len(value) < 2 or not all(v.strip() for v in value):
-        raise ValueError("labels are two or more texts, each once, none empty")
-    return value
-
-
-Files = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-Language = Annotated[str, AfterValidator(_tag)]
-
-
-class Data(_Part):
-    """Where the examples come from. Relative paths are relative to the current folder."""
-
-    train: Files = Field(description="a file, a glob or a list of them")
-    validation: Files | None = Field(None, description="files whose loss is followed in training")
-    test: Files | None = Field(None, description="held-out files; without them a part of train")
-    format: Literal["auto"] | Format = Field("auto", description="auto: from task and columns")
-    columns: dict[str, str] = Field({}, description="our name of a column: its name in the file")
-    source_lang: Language | None = Field(None, description="BCP 47 tag, translate only")
-    target_lang: Language | None = Field(None, description="BCP 47 tag, translate only")
-    labels: Annotated[list[str], AfterValidator(_labels)] | None = Field(
-        None, description="classify only; without them the labels of the training data"
-    )
-    holdout_fraction: float = Field(0.1, ge=0, le=0.5, description="share of train held out")
-    max_examples: int | None = Field(None, ge=1, description="training examples at most")
-    max_test_examples: int = Field(200, ge=1, description="held-out examples at most")
-    on_broken: Literal["error", "skip"] = Field("error", description="what a broken line does")
 
 
 class Evaluation(_Part):
@@ -320,6 +263,7 @@ def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
     for name in sorted(set(columns) - known, key=str):
         remedy = f"columns of {task}: {', '.join(sorted(known))}"
         found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
+    found += _split_mistakes(data)
     found += _prompt_mistakes(task, raw.get("prompt"))
     found += _training_mistakes(task, data, _mapping(raw.get("training")))
     return found
@@ -342,10 +286,28 @@ def _training_mistakes(task: Task, data: dict[str, Any], training: dict[str, Any
     figures = [name for name in SELECTABLE[task] if dpo or name != "reward_accuracy"]
     if best_by is not None and best_by not in figures:
         add("best_by", "is not measured here", f"one of {', '.join(figures)}")
-    if best_by is not None and data.get("validation") is None:
-        add("best_by", "needs examples to choose by", "give data.validation")
+    validated = data.get("validation") is not None or bool(data.get("validation_fraction"))
+    if best_by is not None and not validated:
+        remedy = "give data.validation or data.validation_fraction"
+        add("best_by", "needs examples to choose by", remedy)
     if training.get("patience") is not None and best_by is None:
         add("patience", "means nothing without training.best_by", f"one of {', '.join(figures)}")
+    return found
+
+
+def _split_mistakes(data: dict[str, Any]) -> list[Mistake]:
+    found = []
+    if data.get("split_by", "example") != "example":
+        problem = "is for a part of train that is held out"
+        if data.get("test") is not None:
+            found.append(Mistake("data.split_by", data["split_by"], problem, "leave out data.test"))
+        if data.get("holdout_fraction") == 0:
+            remedy = "leave it out, or raise data.holdout_fraction"
+            found.append(Mistake("data.split_by", data["split_by"], problem, remedy))
+    if data.get("validation") is not None and data.get("validation_fraction"):
+        remedy = "leave out one of data.validation and data.validation_fraction"
+        value = data["validation_fraction"]
+        found.append(Mistake("data.validation_fraction", value, "is given twice", remedy))
     return found
 
 

@@ -1,22 +1,30 @@
 """From records to examples, from examples to token ids, and the split in train and test.
 
-The split depends on each example's own content alone, so adding data never moves an
-example from one side to the other.
+Records pass one by one; what is kept is at most the examples that are asked for.
 """
 
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from adapters.digests import digest_file, digest_json
+from adapters.errors import InvalidInput
 from adapters.prompt import PromptTemplate, Renderer
-from finetune.config import Data, Recipe
-from finetune.examples import Chat, Example, Preference, examples_of, label_set
-from finetune.sources import BrokenData, find_files, read_files
+from finetune.chats import Chat
+from finetune.config import Recipe
+from finetune.data_config import Data
+from finetune.examples import Example, examples_of, label_set
+from finetune.preferences import Preference
+from finetune.reading import Broken, BrokenData, Reading
+from finetune.sources import Source, at_hand, find_files, read_files
+from finetune.splits import sample, split_examples
 
 Split = Literal["train", "validation", "test"]
 
@@ -67,45 +75,93 @@ def prepare(recipe: Recipe, renderer: Renderer, context_length: int) -> Prepared
 
     Raises:
         BrokenData: with every broken line of every file, unless they are to be skipped.
-        InvalidInput: files that are missing or of an unknown kind.
+        InvalidInput: files that are missing or of an unknown kind, or one group only.
+        StoreFailed: a remote file can't be read.
     """
-    data = recipe.data
-    files = data_files(data)
-    readings = {split: read_files(paths) for split, paths in files.items()}
-    labels = label_set(recipe, readings["train"])
-    examples: dict[Split, list[Example]] = {}
-    for split, reading in readings.items():
-        examples[split] = list(examples_of(reading, recipe, labels))
-    broken = [item for reading in readings.values() for item in reading.broken]
-    if broken and data.on_broken == "error":
-        raise BrokenData(broken)
-    counts: Counter[str] = Counter()
-    for reading in readings.values():
-        counts.update(reading.skipped)
-        counts["broken lines"] += len(reading.broken)
-    if "test" not in examples:
-        examples["train"], examples["test"] = split_examples(
-            examples["train"], data.holdout_fraction
-        )
-    if data.max_examples is not None:
-        examples["train"] = sample(examples["train"], data.max_examples)
-    examples["test"] = sample(examples["test"], data.max_test_examples)
-    max_length = min(recipe.training.max_length, context_length)
-    rows = [
-        tokenise(example, split, recipe.template, renderer, max_length)
-        for split, members in examples.items()
-        for example in members
-    ]
+    reading = Reading()
+    with _at_hand(data_files(recipe.data)) as files:
+        labels = _labels(recipe, files["train"])
+        examples = _read_splits(recipe, files, labels, reading)
+        sources = source_digests(files)
+    rows = list(_tokenise_all(examples, recipe, renderer, context_length, reading))
+    _check_whole(reading, recipe)
     fitting = [r for r in rows if r.split != "test" or len(r.prompt_ids) < context_length]
+    counts = reading.skipped
+    counts["broken lines"] = reading.broken_count
     counts["held-out prompts too long for the base"] = len(rows) - len(fitting)
-    return Prepared(fitting, labels, source_digests(files), dict(+counts))
+    return Prepared(fitting, labels, sources, dict(+counts))
 
 
-def data_files(data: Data) -> dict[Split, list[Path]]:
+def _labels(recipe: Recipe, sources: list[Source]) -> list[str]:
+    """The labels; those of the training data take a reading of their own."""
+    return label_set(recipe, read_files(sources, Reading(), recipe.data.encoding))
+
+
+def _read_splits(
+    recipe: Recipe, files: dict[Split, list[Source]], labels: list[str], reading: Reading
+) -> dict[Split, list[Example]]:
+    data = recipe.data
+
+    def read(split: Split, *, grouped: bool = False) -> Iterator[Example]:
+        records = read_files(files[split], reading, data.encoding)
+        return examples_of(records, reading, recipe, labels, grouped=grouped)
+
+    parts = split_examples(
+        read("train", grouped=True),
+        0.0 if "test" in files else data.holdout_fraction,
+        data.validation_fraction,
+        data.max_examples,
+        data.max_test_examples,
+    )
+    if "validation" in files:
+        parts.validation = list(read("validation"))
+    if "test" in files:
+        parts.test = sample(read("test"), data.max_test_examples)
+    _check_whole(reading, recipe)
+    if data.split_by != "example" and parts.train and not parts.test:
+        raise InvalidInput(
+            f"all examples have one {data.split_by!r}, so none can be held out",
+            hint="set data.split_by to another column, or to example",
+            param="data.split_by",
+        )
+    reading.skipped["examples whose input another group has held out"] += parts.shared
+    return {"train": parts.train, "validation": parts.validation, "test": parts.test}
+
+
+def _check_whole(reading: Reading, recipe: Recipe) -> None:
+    if reading.broken and recipe.data.on_broken == "error":
+        raise BrokenData(reading)
+
+
+def _tokenise_all(
+    examples: dict[Split, list[Example]],
+    recipe: Recipe,
+    renderer: Renderer,
+    context_length: int,
+    reading: Reading,
+) -> Iterator[Row]:
+    """Rows; what the base's chat template does not take is noted."""
+    max_length = min(recipe.training.max_length, context_length)
+    for split, members in examples.items():
+        for example in members:
+            try:
+                yield tokenise(example, split, recipe.template, renderer, max_length)
+            except (InvalidInput, TemplateError) as error:
+                reading.note(Broken(*_place(example.origin), str(error)))
+
+
+def _place(origin: str) -> tuple[str, int]:
+    """File and line of an example's origin."""
+    found = re.fullmatch(r"(.*?):(\d+)(#.*)?", origin)
+    return (found[1], int(found[2])) if found else (origin, 1)
+
+
+def data_files(data: Data) -> dict[Split, list[Source]]:
     """The files of each split that has files of its own.
 
     Raises:
         InvalidInput: a file is missing or of an unknown kind.
+        StoreFailed: a remote place can't be listed.
     """
     given: dict[Split, list[str] | None] = {
         "train": data.train,
@@ -119,37 +175,19 @@ def data_files(data: Data) -> dict[Split, list[Path]]:
     }
 
 
-def source_digests(files: dict[Split, list[Path]]) -> dict[str, dict[str, str]]:
-    """Split -> file -> digest of its bytes as they are now."""
-    return {
-        split: {str(path): digest_file(path) for path in paths} for split, paths in files.items()
-    }
+@contextmanager
+def _at_hand(files: dict[Split, list[Source]]) -> Iterator[dict[Split, list[Source]]]:
+    with at_hand(source for sources in files.values() for source in sources) as there:
+        yield {split: [there[s.name] for s in sources] for split, sources in files.items()}
 
 
-def split_examples(
-    examples: list[Example], holdout_fraction: float
-) -> tuple[list[Example], list[Example]]:
-    """Part examples in train and test by their keys; equal inputs stay together.
-
-    Asked for a part of few examples, it holds out the one with the lowest key at least.
-    """
-    limit = holdout_fraction * 16**8
-    test = {e.key for e in examples if int(e.key[:8], 16) < limit}
-    keys = {e.key for e in examples}
-    if not test and holdout_fraction > 0 and len(keys) > 1:
-        test = {min(keys)}
-    return (
-        [e for e in examples if e.key not in test],
-        [e for e in examples if e.key in test],
-    )
-
-
-def sample(examples: list[Example], count: int) -> list[Example]:
-    """A sample that depends on the examples' content alone, in their order."""
-    if len(examples) <= count:
-        return examples
-    order = sorted(range(len(examples)), key=lambda i: (examples[i].key[8:], i))
-    return [examples[i] for i in sorted(order[:count])]
+def source_digests(files: dict[Split, list[Source]]) -> dict[str, dict[str, str]]:
+    """Split -> file -> digest of its bytes as they are now; remote ones are fetched for it."""
+    with _at_hand(files) as there:
+        return {
+            split: {s.name: digest_file(s.path) for s in sources if s.path is not None}
+            for split, sources in there.items()
+        }
 
 
 def tokenise(
@@ -158,25 +196,26 @@ def tokenise(
     """Token ids of one example, cut at the end to `max_length`."""
     rejected: tuple[list[int], list[bool]] = ([], [])
     if isinstance(example.input, Chat):
-        messages = list(example.input.messages)
-        shown: dict[str, Any] = {"messages": messages[: example.input.last]}
-        prompt_ids = renderer.chat_ids(shown["messages"])
-        ids, says = renderer.conversation(messages)
-        if isinstance(example.input, Preference):
-            other = {"role": "assistant", "content": example.input.rejected}
-            rejected = renderer.conversation([*shown["messages"], other])
-            shown["rejected"] = example.input.rejected
+        chat = example.input
+        messages, tools = list(chat.messages), list(chat.tools)
+        prompt_ids = renderer.chat_ids(messages[: chat.last], tools)
+        ids, says = renderer.conversation(messages, tools)
+        references = [renderer.said(messages, chat.last, tools)]
+        shown = chat.asked
+        if isinstance(chat, Preference):
+            rejected = renderer.conversation(chat.rejected_messages, tools)
     else:
         prompt_ids = renderer.prompt_ids(template, example.input)
         said = renderer.completion_ids(example.references[0])
         ids, says = prompt_ids + said, [False] * len(prompt_ids) + [True] * len(said)
+        references = list(example.references)
         shown = {k: v for k, v in dataclasses.asdict(example.input).items() if k != "labels"}
     return Row(
         split=split,
         origin=example.origin,
         key=example.key,
         input=shown,
-        references=list(example.references),
+        references=references,
         prompt_ids=prompt_ids,
         ids=ids[:max_length],
         supervised=_spoken(says[:max_length]),
@@ -203,7 +242,9 @@ def save_prepared(prepared: Prepared, folder: Path, base: str) -> None:
     about = {k: getattr(prepared, k) for k in ("labels", "sources", "counts")}
     about["base"] = base
     text = json.dumps(about, indent=1, ensure_ascii=False)
-    (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+    partial = folder / ".dataset.json.partial"
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(folder / "dataset.json")
 
 
 def load_prepared(folder: Path) -> Prepared:

@@ -3,10 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from adapters.errors import AdapterError
+from adapters.languages import parse_tag
 from adapters.prompt import (
     AnswerInput,
     ClassifyInput,
@@ -14,30 +18,11 @@ from adapters.prompt import (
     TaskInput,
     TranslateInput,
 )
-from finetune.config import FORMATS, Data, Format, Recipe
-from finetune.sources import BadLine, Broken, Reading, Record, check_text
-
-ROLES = ("system", "user", "assistant")
-_PREFERRED, _REJECTED = "preferred_output", "non_preferred_output"
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A whole conversation; the last assistant message is what is asked for when testing."""
-
-    messages: tuple[dict[str, Any], ...]
-
-    @property
-    def last(self) -> int:
-        """Position of the last assistant message."""
-        return max(i for i, m in enumerate(self.messages) if m["role"] == "assistant")
-
-
-@dataclass(frozen=True, slots=True)
-class Preference(Chat):
-    """A conversation whose last message was preferred to another answer."""
-
-    rejected: str
+from finetune.chats import Chat, parse_chat
+from finetune.config import Recipe
+from finetune.data_config import FORMATS, Data, Format
+from finetune.preferences import PREFERRED, parse_preference
+from finetune.reading import BadLine, Broken, LeftOut, Reading, Record, check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,44 +31,87 @@ class Example:
 
     input: TaskInput | Chat
     references: tuple[str, ...]
+    """For a chat the content of the message that is asked for."""
     origin: str
     key: str
     """Hex digest of the input, case and white space aside."""
+    group: str | None = None
+    """Hex digest of what keeps examples on one side, if not the input."""
+
+    @property
+    def side(self) -> str:
+        """Hex digest that decides between train and held-out."""
+        return self.key if self.group is None else self.group
 
 
-def examples_of(reading: Reading, recipe: Recipe, labels: list[str]) -> Iterator[Example]:
-    """Examples of the records; a record that makes none is added to `reading.broken`."""
-    for record in reading.records:
-        origin = f"{record.path}:{record.line}"
+def examples_of(
+    records: Iterable[Record],
+    reading: Reading,
+    recipe: Recipe,
+    labels: list[str],
+    *,
+    grouped: bool = False,
+) -> Iterator[Example]:
+    """Examples of the records, one by one; `reading` notes records that make none.
+
+    Args:
+        grouped: they will be parted, by what the recipe says.
+    """
+    for record in records:
         try:
             given, references = _parse(record, recipe, labels)
+            group = _group(record, recipe.data.split_by) if grouped else None
+        except LeftOut as error:
+            reading.skipped[str(error)] += 1
         except BadLine as error:
-            reading.broken.append(Broken(record.path, record.line, str(error)))
-            continue
-        yield Example(given, references, origin, key_of(given))
+            reading.note(Broken(record.path, record.line, str(error), record.part))
+        else:
+            yield Example(given, references, record.origin, key_of(given), group)
+
+
+def _group(record: Record, split_by: str) -> str | None:
+    """Digest of the value that keeps a record on one side with its like."""
+    if split_by == "example":
+        return None
+    value = record.fields.get(split_by)
+    if value is None and split_by == "file":
+        value = Path(record.path).name
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        there = ", ".join(map(str, record.fields))
+        raise BadLine(
+            f"{split_by!r}, by which data.split_by keeps examples together, is missing or "
+            f"no text (there: {there[:200]})"
+        )
+    return _digest(["group", check_text(str(value))])
 
 
 def key_of(given: TaskInput | Chat) -> str:
     """Hex digest of an input; case and white space make no difference."""
     if isinstance(given, Chat):
-        parts = [text for m in given.messages[: given.last] for text in (m["role"], m["content"])]
+        parts = given.key_parts()
     else:
         fields = dataclasses.asdict(given)
         fields.pop("labels", None)
         parts = [value for value in fields.values() if value is not None]
+    return _digest(parts)
+
+
+def _digest(parts: list[str]) -> str:
     plain = [" ".join(part.casefold().split()) for part in parts]
     return hashlib.sha256(json.dumps([len(plain), *plain]).encode()).hexdigest()
 
 
-def label_set(recipe: Recipe, reading: Reading) -> list[str]:
+def label_set(recipe: Recipe, records: Iterable[Record]) -> list[str]:
     """The classifier's labels: the recipe's, else those of the training data."""
     if recipe.task != "classify":
         return []
     if recipe.data.labels is not None:
         return recipe.data.labels
     column = recipe.data.columns.get("label", "label")
-    values = {record.fields.get(column) for record in reading.records}
-    return sorted({value.strip() for value in values if isinstance(value, str) and value.strip()})
+    values = {
+        value.strip() for record in records if isinstance(value := record.fields.get(column), str)
+    }
+    return sorted(values - {""})
 
 
 def _parse(
@@ -93,9 +121,11 @@ def _parse(
     fields, data = record.fields, recipe.data
     match _format(recipe, fields):
         case "chat":
-            return _chat(fields.get(data.columns.get("messages", "messages")))
+            chat = parse_chat(fields, data.columns.get("messages", "messages"))
+            return chat, (chat.messages[chat.last]["content"],)
         case "preference":
-            return _preference(fields, data)
+            pair = parse_preference(fields, data.columns)
+            return pair, (pair.messages[-1]["content"],)
         case "prompt_completion":
             return GenerateInput(_text(fields, data, "prompt")), (
                 _text(fields, data, "completion"),
@@ -114,7 +144,7 @@ def _parse(
 def _format(recipe: Recipe, fields: dict[str, Any]) -> Format:
     if recipe.data.format != "auto":
         return recipe.data.format
-    if recipe.training.method == "dpo" or _PREFERRED in fields:
+    if recipe.training.method == "dpo" or PREFERRED in fields:
         return "preference"
     if recipe.task == "generate":
         chat = recipe.data.columns.get("messages", "messages") in fields
@@ -127,24 +157,61 @@ def _text(fields: dict[str, Any], data: Data, name: str, usual: str | None = Non
     column = data.columns.get(name, name if usual is None else usual)
     if column in fields:
         value = fields[column]
-        if not isinstance(value, str):
-            raise BadLine(f"{column!r} is not text")
-        if not value.strip():
+        if value is None or (isinstance(value, str) and not value.strip()):
             raise BadLine(f"{column!r} is empty")
-        return check_text(value)
+        if not isinstance(value, str):
+            raise BadLine(f"{column!r} is not text but {str(value)[:40]}")
+        try:
+            return check_text(value)
+        except BadLine as error:
+            raise BadLine(f"{column!r} {error}") from error
     there = ", ".join(map(str, fields)) or "nothing"
-    raise BadLine(f"{column!r} is missing (there: {there[:200]})")
+    raise BadLine(
+        f"{column!r} is missing (there: {there[:200]}; data.columns.{name} names another column)"
+    )
 
 
 def _translation(fields: dict[str, Any], data: Data) -> tuple[TaskInput, tuple[str, ...]]:
     source_lang, target_lang = str(data.source_lang), str(data.target_lang)
     pair = fields.get("translation")  # {"translation": {"en": …, "fr": …}} is a common form
-    fields = pair if isinstance(pair, dict) else fields
+    nested = isinstance(pair, dict)
+    if isinstance(pair, dict):
+        fields = pair
     # columns named by the two tags win: `source` may then say where a text comes from
-    tags = {source_lang, target_lang} <= fields.keys()
-    source = _text(fields, data, "source", source_lang if tags else "source")
-    target = _text(fields, data, "target", target_lang if tags else "target")
+    source_tag, target_tag = _tagged(source_lang, fields), _tagged(target_lang, fields)
+    if nested and not data.columns and not {"source", "target"} <= fields.keys():
+        for lang, tag in ((source_lang, source_tag), (target_lang, target_tag)):
+            if tag is None or fields[tag] in (None, ""):
+                raise LeftOut(f"translations without {lang}")  # others may have it
+    if source_tag is None or target_tag is None:
+        source_tag, target_tag = "source", "target"
+    source = _text(fields, data, "source", source_tag)
+    target = _text(fields, data, "target", target_tag)
     return TranslateInput(source, source_lang, target_lang), (target,)
+
+
+def _tagged(lang: str, fields: dict[str, Any]) -> str | None:
+    """The field named by a language tag; `en` also finds `en-US`, `en_us` and the like."""
+    if lang in fields:
+        return lang
+    near = None
+    for name in fields:
+        tag = _tag(name)
+        if tag == lang:
+            return name
+        if near is None and tag is not None and tag.startswith(f"{lang}-"):
+            near = name
+    return near
+
+
+@lru_cache(maxsize=1024)
+def _tag(name: str) -> str | None:
+    if len(name) > 20:
+        return None
+    try:
+        return parse_tag(name.replace("_", "-"))
+    except AdapterError:
+        return None
 
 
 def _question(
@@ -155,9 +222,10 @@ def _question(
     column = data.columns.get("context", "context")
     context = None if fields.get(column) in (None, "") else _text(fields, data, "context")
     given = AnswerInput(question, context)
+    impossible = _truth(fields.get("is_impossible"))
     answers = fields.get("answers") if "answer" not in data.columns else None
     if answers is None:
-        if fields.get("is_impossible") is True:
+        if impossible:
             return given, (unanswerable,)
         return given, (_text(fields, data, "answer"),)
     if isinstance(answers, dict):
@@ -168,61 +236,17 @@ def _question(
     known = [check_text(text) for text in texts if isinstance(text, str) and text.strip()]
     if len(known) < len(texts):
         raise BadLine("'answers' has one that is empty or no text")
+    if impossible is not None and impossible == bool(known):
+        said = "has answers, yet" if known else "has no answers, yet"
+        raise BadLine(f"{said} 'is_impossible' is {str(impossible).lower()}")
     return given, tuple(dict.fromkeys(known)) or (unanswerable,)
 
 
-def _chat(messages: Any) -> tuple[Chat, tuple[str, ...]]:
-    """A conversation as OpenAI's fine-tuning files have it, text only."""
-    if not isinstance(messages, list) or not messages:
-        raise BadLine("'messages' is no list of messages")
-    for position, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise BadLine(f"message {position} has no role among {', '.join(ROLES)}")
-        content = message.get("content")
-        if not isinstance(content, str) or not content.strip():
-            raise BadLine(f"message {position} has no text as its content")
-        check_text(content)
-        if message.get("weight", 1) not in (0, 1):
-            raise BadLine(f"message {position} has a weight other than 0 and 1")
-    if not any(m["role"] == "assistant" for m in messages):
-        raise BadLine("no message of the assistant")
-    kept = tuple({k: m[k] for k in ("role", "content", "weight") if k in m} for m in messages)
-    chat = Chat(kept)
-    if chat.last == 0:
-        raise BadLine("nothing stands before the assistant's message")
-    return chat, (kept[chat.last]["content"],)
-
-
-def _preference(fields: dict[str, Any], data: Data) -> tuple[Preference, tuple[str, ...]]:
-    """A preference as OpenAI's fine-tuning files have it: one input, a better and a worse answer.
-
-    Only the two answers are learned from, never what the assistant said before.
-    """
-    names = {name: data.columns.get(name, name) for name in ("input", _PREFERRED, _REJECTED)}
-    missing = [column for column in names.values() if column not in fields]
-    if missing:
-        there = ", ".join(map(str, fields)) or "nothing"
-        raise BadLine(f"{missing[0]!r} is missing (there: {there[:200]})")
-    given = fields[names["input"]]
-    messages = given.get("messages") if isinstance(given, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise BadLine(f"{names['input']!r} has no list of messages")
-    if given.get("tools"):
-        raise BadLine("tools are not supported in preferences")
-    said = [_only_answer(fields[names[name]], names[name]) for name in (_PREFERRED, _REJECTED)]
-    if said[0] == said[1]:
-        raise BadLine("the preferred and the other answer are the same")
-    chat, references = _chat([*messages, {"role": "assistant", "content": said[0]}])
-    earlier = ({**m, "weight": 0} if m["role"] == "assistant" else m for m in chat.messages[:-1])
-    return Preference((*earlier, chat.messages[-1]), said[1]), references
-
-
-def _only_answer(output: Any, column: str) -> str:
-    """The text of an output, which is a list of one message of the assistant."""
-    message = output[0] if isinstance(output, list) and len(output) == 1 else None
-    if not isinstance(message, dict) or message.get("role") != "assistant":
-        raise BadLine(f"{column!r} is no list of one message of the assistant")
-    text = message.get("content")
-    if not isinstance(text, str) or not text.strip():
-        raise BadLine(f"{column!r} has no text as its content")
-    return check_text(text)
+def _truth(value: Any) -> bool | None:
+    """SQuAD's `is_impossible`, which tables write as text; None where nothing is said."""
+    if value is None or isinstance(value, bool):
+        return value
+    known = {"true": True, "1": True, "false": False, "0": False, "": None}
+    if str(value).strip().lower() not in known:
+        raise BadLine(f"'is_impossible' is neither true nor false but {str(value)[:40]!r}")
+    return known[str(value).strip().lower()]

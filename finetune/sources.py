@@ -1,211 +1,139 @@
-"""Files of examples: JSONL, CSV, TSV, PO and MO, read line by line.
+"""Files of examples, from a name, a glob, a URL or a folder that `datasets` saved, as records.
 
-A broken line costs nothing but itself: it is noted with its file, number and reason,
-and reading goes on.
+Records pass one by one; no file is held in memory, catalogues aside. A broken line costs nothing
+but itself: it is noted with its file, number and reason, and reading goes on.
 """
 
-import csv
 import glob
-import json
-import re
-import struct
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import polib
+from tempfile import TemporaryDirectory
 
 from adapters.errors import InvalidInput
+from finetune.catalogues import read_mo, read_po
+from finetune.json_files import read_json
+from finetune.reading import Broken, Entry, Reading, Record, Unreadable
+from finetune.remote_files import copy_remote, find_remote, is_url
+from finetune.tables import dataset_files, read_arrow, read_parquet
+from finetune.text_files import read_csv, read_jsonl, read_tsv
+from finetune.tmx import read_tmx
 
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".po", ".mo")
-_CELL_BYTES = 16 * 1024 * 1024
+Reader = Callable[[Path, str | None, Counter[str]], Iterator[Entry]]
+"""Takes a file, the encoding that the recipe names, and where to count what is left out."""
 
-
-class BadLine(ValueError):
-    """Why one line cannot be used."""
+READERS: Mapping[str, Reader] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".po": read_po,
+    ".mo": read_mo,
+    ".tmx": read_tmx,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A line that cannot be used."""
+class Source:
+    """A file of data."""
 
-    path: str
-    line: int
-    reason: str
+    name: str
+    """What messages and reports call it: its path, or its URL."""
+    path: Path | None
+    """Where it is read; None for a remote one that is not at hand."""
 
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record of a file, with the names that the file gives."""
-
-    path: str
-    line: int
-    fields: dict[str, Any]
+    @property
+    def kind(self) -> str:
+        return Path(self.name).suffix.lower()
 
 
-@dataclass(slots=True)
-class Reading:
-    """What reading some files gave; `skipped` counts records left out on purpose."""
-
-    records: list[Record] = field(default_factory=list)
-    broken: list[Broken] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-
-class BrokenData(InvalidInput):
-    """Lines of the data that cannot be used, all of them."""
-
-    def __init__(self, broken: list[Broken]) -> None:
-        lines = "".join(f"\n  {item}" for item in broken)
-        count = "1 broken line" if len(broken) == 1 else f"{len(broken)} broken lines"
-        super().__init__(
-            f"the data has {count}:{lines}",
-            hint="mend them, or set data.on_broken=skip to go on without them",
-            param="data",
-        )
-        self.broken = broken
-
-
-def find_files(patterns: list[str], param: str) -> list[Path]:
-    """Expand files and globs, each file once, in the order given.
+def find_files(patterns: list[str], param: str) -> list[Source]:
+    """Expand names, globs, URLs and folders, each file once, in the order given.
 
     Raises:
         InvalidInput: a pattern matches nothing, or a file is of an unknown kind.
+        StoreFailed: a remote place can't be listed.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Source] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        # pathlib has no glob for patterns that may be absolute
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
-        names = [path] if path.exists() else sorted(Path(match) for match in matches)
-        files = [name for name in names if name.is_file()]
-        if not files:
-            hint = f"write {pattern.rstrip('/')}/*.jsonl" if path.is_dir() else "check the path"
-            raise InvalidInput(f"{param}: {pattern!r} matches no file", hint=hint, param=param)
-        found.update(dict.fromkeys(files))
-    for name in found:
-        if name.suffix.lower() not in SUFFIXES:
+        if is_url(pattern):
+            files = [Source(url, None) for url in find_remote(pattern, param)]
+        else:
+            files = [Source(str(path), path) for path in _find_local(pattern, param)]
+        for source in files:
+            found.setdefault(source.name, source)
+    for source in found.values():
+        if source.kind not in READERS:
             raise InvalidInput(
-                f"{param}: {name} is of an unknown kind",
-                hint=f"the file's name ends with one of {', '.join(SUFFIXES)}",
+                f"{param}: {source.name} is of an unknown kind",
+                hint=f"the file's name ends with one of {', '.join(READERS)}",
                 param=param,
             )
-    return list(found)
+    return list(found.values())
 
 
-def read_files(paths: list[Path]) -> Reading:
-    """Read all records of some files."""
-    reading = Reading()
-    for path in paths:
-        kind = path.suffix.lower()
-        if kind in (".po", ".mo"):
-            _read_catalogue(path, reading)
-            continue
-        rows = _json_rows(path) if kind in (".jsonl", ".ndjson") else _table_rows(path, kind)
-        for line, row in rows:
-            if isinstance(row, str):
-                reading.broken.append(Broken(str(path), line, row))
-            else:
-                reading.records.append(Record(str(path), line, row))
-    return reading
+def _find_local(pattern: str, param: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir() and (listed := dataset_files(path, param)) is not None:
+        return listed
+    # pathlib has no glob for patterns that may be absolute
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
+    names = [path] if path.exists() else sorted(Path(match) for match in matches)
+    files = [name for name in names if name.is_file()]
+    if not files:
+        hint = f"write {pattern.rstrip('/')}/*.jsonl" if path.is_dir() else "check the path"
+        raise InvalidInput(f"{param}: {pattern!r} matches no file", hint=hint, param=param)
+    return files
 
 
-def check_text(text: str) -> str:
-    """Return text unchanged if it can be encoded as UTF-8.
+@contextmanager
+def at_hand(sources: Iterable[Source]) -> Iterator[dict[str, Source]]:
+    """Sources by name, each with a path: remote ones are copied here for as long as this lasts.
 
-    Files are opened with `surrogateescape`, so a byte that is no UTF-8 shows up here.
+    Raises:
+        InvalidInput, StoreFailed: as `copy_remote`.
     """
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise BadLine("is not UTF-8")
-    return text
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers with a record or the reason why there is none."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, _json_row(line)
-
-
-def _json_row(line: str) -> dict[str, Any] | str:
-    try:
-        value = json.loads(check_text(line))
-    except json.JSONDecodeError as error:
-        return f"is not JSON: {error.msg} at column {error.colno}"
-    except RecursionError:
-        return "is nested too deeply"
-    except BadLine as error:
-        return str(error)
-    if not isinstance(value, dict):
-        return "is not a JSON object"
-    return value
-
-
-def _table_rows(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Rows of a CSV or TSV file under its header line."""
-    csv.field_size_limit(_CELL_BYTES)
-    with path.open(
-        encoding="utf-8-sig", errors="surrogateescape", newline="" if kind == ".csv" else "\n"
-    ) as file:
-        # A TSV cell is what stands between two tabs; a quotation mark in it is only a mark.
-        rows = (
-            csv.reader(file, strict=True)
-            if kind == ".csv"
-            else csv.reader(
-                (line.rstrip("\r\n") for line in file), "excel-tab", quoting=csv.QUOTE_NONE
-            )
-        )
-        header: list[str] | None = None
-        while True:
-            line = rows.line_num + 1
-            try:
-                cells = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield line, f"is not {kind[1:].upper()}: {error}"
+    with TemporaryDirectory(prefix="modiste-data-") as folder:
+        there: dict[str, Source] = {}
+        for number, source in enumerate(sources):
+            if source.name in there:
                 continue
-            if header is None:
-                header = cells
-            elif cells:
-                yield line, _table_row(header, cells)
+            place = source.path
+            if place is None:
+                place = Path(folder) / f"{number}{source.kind}"
+                copy_remote(source.name, place, "data")
+            there[source.name] = replace(source, path=place)
+        yield there
 
 
-def _table_row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
-    if len(cells) != len(header):
-        return f"has {len(cells)} cells, the header {len(header)}"
-    return dict(zip(header, cells, strict=True))
+def read_files(
+    sources: Iterable[Source], reading: Reading, encoding: str | None = None
+) -> Iterator[Record]:
+    """Records of some files that are at hand, one by one; the rest is noted in `reading`.
 
-
-def _read_catalogue(path: Path, reading: Reading) -> None:
-    """A gettext catalogue: what is translated, singular, current and not in doubt."""
-    try:
-        if path.suffix.lower() == ".po":
-            entries = list(polib.pofile(str(path)))
+    Args:
+        encoding: of text files without a byte order mark; UTF-8 if None.
+    """
+    for source in sources:
+        if source.path is None:
+            raise ValueError(f"{source.name} is not at hand")
+        seen, left_out = False, reading.skipped.total()
+        try:
+            for entry in READERS[source.kind](source.path, encoding, reading.skipped):
+                seen = True
+                if isinstance(entry.found, str):
+                    reading.note(Broken(source.name, entry.line, entry.found, entry.part))
+                else:
+                    yield Record(source.name, entry.line, entry.found, entry.part)
+        except Unreadable as error:
+            reading.note(Broken(source.name, error.line, str(error)))
+        except OSError as error:
+            reading.note(Broken(source.name, 1, f"can't be read: {error.strerror}"))
         else:
-            entries = list(polib.mofile(str(path)))
-    except (OSError, ValueError, LookupError, struct.error) as error:
-        line = re.search(r"line (\d+)", str(error))
-        reason = f"is not a gettext catalogue: {error}"
-        reading.broken.append(Broken(str(path), int(line[1]) if line else 1, reason))
-        return
-    for position, entry in enumerate(entries, 1):
-        if entry.msgid_plural:
-            reading.skipped["plural messages"] += 1
-        elif entry.obsolete:
-            reading.skipped["obsolete messages"] += 1
-        elif "fuzzy" in entry.flags:
-            reading.skipped["fuzzy messages"] += 1
-        elif not entry.msgid.strip() or not entry.msgstr.strip():
-            reading.skipped["untranslated messages"] += 1
-        else:
-            # a compiled catalogue has no lines: its entries are numbered instead
-            line_number = entry.linenum if path.suffix.lower() == ".po" else position
-            fields = {"source": entry.msgid, "target": entry.msgstr}
-            reading.records.append(Record(str(path), line_number, fields))
+            if not seen and reading.skipped.total() == left_out:
+                reading.note(Broken(source.name, 1, "has no records: fill it or leave it out"))

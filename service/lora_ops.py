@@ -22,8 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.lora_kernel import add_rows
-
 NO_ADAPTER = -1
 FEW_ROWS = 16
 """Groups with fewer go through the compiled loop."""
@@ -80,6 +78,21 @@ class Stack:
         self.plain = a.dtype == b.dtype == torch.float32
         if self.plain:
             self.first_array, self.second_array = self.first.numpy(), self.second.numpy()
+        self._turned: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def turned(self, slot: int) -> tuple[Tensor, Tensor]:
+        """A^T [in, r] and B^T [r, out] of a slot, views as wide as its rank."""
+        found = self._turned.get(slot)
+        if found is None:
+            rank = int(self.ranks[slot])
+            found = self.first[slot, :rank].T, self.second[slot, :, :rank].T
+            self._turned[slot] = found
+        return found
+
+    def note_rank(self, slot: int, rank: int) -> None:
+        """An adapter fills so many rows of a slot from now on."""
+        self.ranks[slot] = min(rank, self.first.shape[1])
+        self._turned.pop(slot, None)
 
 
 _stacks: dict[int, Stack] = {}
@@ -112,44 +125,39 @@ def add_linear(
         rows: by slot.
     """
     plain = output.dtype == inputs.dtype == torch.float32
-    plain = plain and output.is_contiguous() and inputs.is_contiguous()
-    arrays = (output.numpy(), inputs.numpy()) if plain and len(rows.few) else None
+    looped = len(rows.few) > 0 and plain and output.is_contiguous() and inputs.is_contiguous()
+    stacks = [(stack_of(a, b), width) for a, b, width in slices]
+    looped = looped and all(stack.plain for stack, _ in stacks)
+    groups = rows.large if looped else rows.groups
+    chosen = [inputs[group] for _, group in groups]  # shared by the slices
     offset = 0
-    for a, b, width in slices:
-        stack = stack_of(a, b)
-        width = min(width, stack.second.shape[1])  # noqa: PLW2901  # the last one may be padded
-        groups = rows.groups
-        if arrays is not None and stack.plain:
-            groups = rows.large
-            add_rows(
-                *arrays, stack.first_array, stack.second_array, rows.few, rows.slots,
-                stack.ranks, offset, width, float(scaling),
+    for stack, whole in stacks:
+        width = min(whole, stack.second.shape[1])  # the last slice may be padded
+        if looped:
+            kernel()(
+                output.numpy(), inputs.numpy(), stack.first_array, stack.second_array,
+                rows.few, rows.slots, stack.ranks, offset, width, float(scaling),
             )  # fmt: skip
-        for slot, chosen in groups:
-            _add_group(
-                output, inputs, stack, (slot, chosen), slice(offset, offset + width), scaling
-            )
-        offset += width
+        columns = slice(offset, offset + width)
+        for (slot, group), some in zip(groups, chosen, strict=True):
+            first, second = stack.turned(slot)
+            _add_group(output, (group, columns), some, (first, second[:, :width]), scaling)
+        offset += whole
 
 
 def _add_group(
     output: Tensor,
+    place: "tuple[slice | Tensor, slice]",
     inputs: Tensor,
-    stack: Stack,
-    group: "tuple[int, slice | Tensor]",
-    columns: slice,
+    turned: tuple[Tensor, Tensor],
     scaling: float,
 ) -> None:
-    slot, rows = group
-    rank = int(stack.ranks[slot])
-    first = stack.first[slot, :rank]
-    second = stack.second[slot, : columns.stop - columns.start, :rank]
-    chosen = inputs[rows]
-    if isinstance(rows, slice) and output.dtype == chosen.dtype == first.dtype:
-        output[rows, columns].addmm_(chosen @ first.T, second.T, alpha=scaling)
+    first, second = turned
+    if isinstance(place[0], slice) and output.dtype == inputs.dtype == first.dtype:
+        output[place].addmm_(inputs @ first, second, alpha=scaling)
     else:
-        small = (chosen.to(first.dtype) @ first.T) * scaling
-        output[rows, columns] += (small @ second.T).to(output.dtype)
+        small = (inputs.to(first.dtype) @ first) * scaling
+        output[place] += (small @ second).to(output.dtype)
 
 
 def note_ranks(layer: Any, slot: int, lora_a: "Tensor | list[Tensor | None]") -> None:
@@ -161,7 +169,7 @@ def note_ranks(layer: Any, slot: int, lora_a: "Tensor | list[Tensor | None]") ->
     for number, (a, b) in enumerate(zip(stacked, layer.lora_b_stacked, strict=True)):
         part = parts[number] if len(parts) == len(stacked) else a[slot].view(a.shape[-2:])
         rank = 0 if part is None else int(part.shape[0])
-        stack_of(a, b).ranks[slot] = min(rank, a.shape[-2])
+        stack_of(a, b).note_rank(slot, rank)
 
 
 def install() -> None:
@@ -176,7 +184,7 @@ def install() -> None:
     def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
         """As vLLM's; a step's some hundred products share the groups made here."""
         update(self, *args, **kwargs)
-        compile_kernel()
+        kernel()
         self.lora_rows = group_rows(self.token_lora_indices)
 
     def add_lora_linear(  # noqa: PLR0913, PLR0917  # vLLM's signature
@@ -201,10 +209,17 @@ def install() -> None:
 
 
 @cache
-def compile_kernel() -> None:
-    """Takes a second or two: when the engine starts rather than in its first answer."""
+def kernel() -> Any:
+    """The compiled loop. The first call takes a second or two: vLLM makes it in its warm-up.
+
+    Not imported above: while a worker starts, vLLM looks into every module that is there, and
+    numba's do not bear it.
+    """
+    from service.lora_kernel import add_rows
+
     ones, index = np.zeros((1, 1), np.float32), np.zeros(1, np.int64)
     add_rows(ones, ones, ones[None], ones[None], index, index, index, 0, 1, 1.0)
+    return add_rows
 
 
 def _watch_ranks() -> None:

@@ -21,6 +21,7 @@ from adapters.registry import Registry
 from service import errors
 from service.auth import Authenticator
 from service.capacity import Capacity
+from service.children import Children
 from service.demand import Demand
 from service.engine import Engine, MeteredClient, engine_errors
 from service.middleware import Bound, Bounds, Edge, Table
@@ -61,6 +62,7 @@ class Server:
     models: Models
     residency: Residency
     metrics: Metrics
+    children: Children
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -106,7 +108,14 @@ class ModistePlugin:
             asyncio.create_task(residency.leasing.keep(residency.digests)),
         )
         state.modiste = Server(
-            settings, self._plan.registry, engine, models, residency, metrics, background
+            settings,
+            self._plan.registry,
+            engine,
+            models,
+            residency,
+            metrics,
+            Children(),
+            background,
         )
         _meter_handlers(state, engine.client)
         _name_answers(state.openai_serving_models)

@@ -54,10 +54,14 @@ def random_adapter(base: Base, recipe: Recipe) -> PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         adapted = get_peft_model(model, config)
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                weight.data.normal_(0, recipe.scale)
+        randomise_b(adapted, recipe)
     return adapted.eval()
+
+
+def randomise_b(adapted: PeftModel, recipe: Recipe) -> None:
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, recipe.scale)
 
 
 def make_probe(adapted: PeftModel, renderer: Renderer) -> Probe:
@@ -81,7 +85,10 @@ def make_probe(adapted: PeftModel, renderer: Renderer) -> Probe:
 
 def adapter_folder(base: Base, recipe: Recipe, folder: Path) -> Draft:
     """Write a publishable folder and return its draft."""
-    adapted = random_adapter(base, recipe)
+    return write_folder(random_adapter(base, recipe), base, recipe, folder)
+
+
+def write_folder(adapted: PeftModel, base: Base, recipe: Recipe, folder: Path) -> Draft:
     renderer = Renderer(AutoTokenizer.from_pretrained(base.path))
     adapted.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,19 @@ def test_a_store_that_cannot_be_written_is_told(
 def test_negative_limits_are_refused(registry: Registry, key: str) -> None:
     with pytest.raises(InvalidInput, match=f"{key} is -1"):
         registry.collect(**{key: -1})
+
+
+def test_collections_at_once_follow_one_another(tmp_path: Path) -> None:
+    registry = registry_with(tmp_path, 12)
+    registry.promote("x@12")
+
+    def collect(_: int) -> list[str]:
+        return Registry.open(registry.home.root).collect(keep=1, older_than_days=0).versions
+
+    with ThreadPoolExecutor(6) as threads:
+        collected = list(threads.map(collect, range(6)))
+
+    once = sorted(reference for some in collected for reference in some)
+    assert once == sorted(f"x@{number}" for number in range(1, 12))
+    assert registry.verified("x@12").number == 12
+    assert list(registry.store.staging.iterdir()) == []

@@ -46,3 +46,29 @@ def test_the_demo_is_shown_with_its_intervals(tmp_path: Path) -> None:
 
 def test_a_page_without_results_says_so(tmp_path: Path) -> None:
     assert "No benchmark has been run" in render(tmp_path, tmp_path / "none")
+
+
+def test_what_was_not_measured_again_stays_and_what_was_is_replaced(tmp_path: Path) -> None:
+    before = render(written(tmp_path), tmp_path / "none") + "\n## adapters\n\nolder figures\n"
+    report = Report("overhead")
+    report.add(at_least("throughput", 1.25, 0.97))
+    report.write(tmp_path)
+
+    page = render(tmp_path, tmp_path / "none", before)
+
+    assert page.count("## overhead") == page.count("## adapters") == 1
+    assert "older figures" in page
+    assert "1.25" in page
+    assert "0.9912" not in page
+
+
+def test_measurements_with_other_columns_have_a_table_of_their_own(tmp_path: Path) -> None:
+    report = Report("overhead")
+    report.add(at_least("throughput", 1.25, 0.97))
+    report.measurements += [{"part": "a", "x": 1}, {"part": "b", "y": 2}, {"part": "c", "x": 3}]
+    report.write(tmp_path)
+
+    page = render(tmp_path, tmp_path / "none")
+
+    assert "| part | x |\n| --- | --- |\n| a | 1 |\n| c | 3 |" in page
+    assert "| part | y |\n| --- | --- |\n| b | 2 |" in page

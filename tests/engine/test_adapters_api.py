@@ -213,7 +213,6 @@ def _without_manifest(tar: bytes) -> bytes:
     ("spoil", "code"),
     [
         (_altered, "digest_mismatch"),
-        (_without_manifest, "incompatible_adapter"),
         (lambda tar: tar[: len(tar) // 2], "invalid_value"),
         (lambda _: b"", "invalid_value"),
     ],
@@ -227,6 +226,42 @@ def test_a_tar_that_is_not_a_whole_export_is_refused(
         answer = client.post("/v1/adapters/import", params={"name": "never"}, content=spoil(tar))
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
         assert client.get("/v1/adapters/never").status_code == 404
+
+
+def test_what_peft_saved_is_probed_by_a_child_and_answers(server: Running) -> None:
+    publish(server.registry, server.base, Recipe("saved", seed=58))
+    with server.client() as client:
+        tar = _without_manifest(client.get("/v1/adapters/saved/versions/1/export").content)
+        unnamed = client.post("/v1/adapters/import", content=tar)
+        assert (unnamed.status_code, unnamed.json()["error"]["param"]) == (400, "name")
+        unlabelled = client.post(
+            "/v1/adapters/import", params={"name": "brought", "task": "classify"}, content=tar
+        )
+        assert (unlabelled.status_code, unlabelled.json()["error"]["param"]) == (400, "task")
+
+        sent = client.post("/v1/adapters/import", params={"name": "brought"}, content=tar)
+
+        assert (sent.status_code, sent.json().get("reference")) == (201, "brought@1"), sent.text
+        assert model_of(client, "brought@1") == "brought@1"
+        here = client.get("/v1/adapters/brought/versions/1").json()["here"]
+        assert here["proof"]["proved"]
+
+
+def test_versions_are_merged_over_http(server: Running) -> None:
+    for name, seed in (("left", 59), ("right", 60)):
+        publish(server.registry, server.base, Recipe(name, seed=seed))
+    with server.client() as client:
+        body = {"parents": ["left@1", "right@1"], "into": "both", "weights": [0.75, 0.25]}
+        made = client.post("/v1/adapters/merge", json={**body, "method": "linear"})
+        assert (made.status_code, made.json().get("reference")) == (201, "both@1"), made.text
+        manifest = client.get("/v1/adapters/both/versions/1").json()["manifest"]
+        assert [parent.partition("@")[0] for parent in manifest["parents"]] == ["left", "right"]
+        assert model_of(client, "both@1") == "both@1"
+
+        wrong = client.post("/v1/adapters/merge", json={**body, "method": "average"})
+        assert wrong.status_code == 400
+        none = client.post("/v1/adapters/merge", json={**body, "parents": ["left@1", "--help"]})
+        assert none.status_code == 400
 
 
 def test_an_upload_that_is_cut_off_leaves_nothing(server: Running) -> None:

@@ -1,5 +1,6 @@
 """Recipes: read, overridden, and refused with every mistake at once."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from finetune.config import (
     parse_yaml,
     read_recipe,
 )
+from finetune.data_config import Data
 
 GOOD: dict[str, Any] = {
     "name": "a",
@@ -144,3 +146,33 @@ def test_preference_tuning_is_a_method_of_generate() -> None:
     assert recipe.training.beta == 0.1
     assert recipe.training.report_to == ["tensorboard"]
     assert check_recipe(parse_yaml(recipe.to_yaml())) == recipe
+
+
+def test_every_key_of_the_data_is_documented() -> None:
+    reference = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    for name, field in Data.model_fields.items():
+        assert field.description
+        assert re.search(rf"\| `{name}` \|.*{re.escape(field.description)}", reference), name
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "remedy"),
+    [
+        ({"encoding": "utf-99"}, "data.encoding", "is no encoding"),
+        ({"split_by": "document", "test": "y.jsonl"}, "data.split_by", "leave out data.test"),
+        ({"split_by": "document", "holdout_fraction": 0}, "data.split_by", "raise data.holdout"),
+        ({"split_by": ""}, "data.split_by", "what keeps examples on one side"),
+        (
+            {"validation": "y.jsonl", "validation_fraction": 0.1},
+            "data.validation_fraction",
+            "leave",
+        ),
+    ],
+)
+def test_contradictions_of_the_data_are_told_with_key_and_remedy(
+    data: dict[str, Any], key: str, remedy: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({**GOOD, "data": {**GOOD["data"], **data}})
+    assert [m.key for m in caught.value.mistakes] == [key]
+    assert remedy in str(caught.value.mistakes[0])

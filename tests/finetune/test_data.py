@@ -1,61 +1,17 @@
-"""The split is stable, the ids are the renderer's, and what is written is read again."""
+"""The ids are the renderer's, and what is written is read again."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
-from adapters.prompt import GenerateInput, Renderer, TranslateInput
+from adapters.errors import InvalidInput
+from adapters.prompt import Renderer, TranslateInput
 from finetune.config import Recipe
-from finetune.data import load_prepared, prepare, sample, save_prepared, split_examples
-from finetune.examples import Example, key_of
-from finetune.sources import BrokenData
-
-texts = st.lists(st.text(min_size=1), min_size=2, max_size=40)
-
-
-def examples(prompts: list[str]) -> list[Example]:
-    made = [GenerateInput(prompt) for prompt in prompts]
-    return [Example(g, ("x",), f"f:{n}", key_of(g)) for n, g in enumerate(made)]
-
-
-@given(texts, texts)
-def test_adding_data_moves_no_example_to_the_other_side(old: list[str], new: list[str]) -> None:
-    limit = 0.5 * 16**8
-    assume(any(int(e.key[:8], 16) < limit for e in examples(old)))  # else one is held out in need
-    before_train, before_test = split_examples(examples(old), 0.5)
-    train, test = split_examples(examples(old + new), 0.5)
-    assert {e.key for e in before_train} <= {e.key for e in train}
-    assert {e.key for e in before_test} <= {e.key for e in test}
-
-
-@given(texts, st.floats(0, 0.5))
-def test_a_split_loses_nothing_and_parts_no_equal_inputs(prompts: list[str], part: float) -> None:
-    train, test = split_examples(examples(prompts), part)
-    assert sorted(e.origin for e in train + test) == sorted(f"f:{n}" for n in range(len(prompts)))
-    assert not {e.key for e in train} & {e.key for e in test}
-
-
-def test_a_split_of_many_has_about_the_share_asked_for() -> None:
-    _, test = split_examples(examples([f"prompt {n}" for n in range(2000)]), 0.1)
-    assert 150 < len(test) < 250
-
-
-def test_case_and_space_do_not_make_another_input() -> None:
-    one, other = examples(["Save  the File", "save the file "])
-    assert one.key == other.key
-
-
-@given(texts, st.integers(1, 10))
-def test_a_sample_is_of_the_size_asked_and_in_order(prompts: list[str], count: int) -> None:
-    given_examples = examples(prompts)
-    chosen = sample(given_examples, count)
-    assert len(chosen) == min(count, len(given_examples))
-    positions = [given_examples.index(e) for e in chosen]
-    assert positions == sorted(set(positions))
+from finetune.data import load_prepared, prepare, save_prepared
+from finetune.reading import BrokenData
 
 
 def test_training_ids_begin_with_the_prompt_that_serving_uses(
@@ -156,3 +112,109 @@ def test_an_answer_that_was_not_preferred_is_cut_too(
     (row,) = prepare(recipe, renderer, 512).rows
     assert (len(row.rejected_ids), row.truncated) == (40, True)
     assert row.rejected_supervised[-1] == 39
+
+
+def test_documents_are_held_out_whole_and_their_inputs_are_not_learned_elsewhere(
+    make_recipe: Callable[..., Recipe], renderer: Renderer, write_lines: Callable[..., Path]
+) -> None:
+    lines = [
+        {"source": f"{part} {n % 7}", "target": "x", "document": f"document {n}"}
+        for n in range(40)
+        for part in ("one", "two")
+    ]
+    path = write_lines("documents.jsonl", lines)
+    data = {"train": str(path), "split_by": "document", "holdout_fraction": 0.3}
+
+    prepared = prepare(make_recipe("translate", data=data), renderer, 512)
+
+    document = {n: line["document"] for n, line in enumerate(lines, 1)}
+    sides = {
+        split: {document[int(row.origin.rpartition(":")[2])] for row in prepared.of(split)}
+        for split in ("train", "test")
+    }
+    assert sides["test"]
+    assert not sides["test"] & sides["train"]
+    assert not {r.key for r in prepared.of("test")} & {r.key for r in prepared.of("train")}
+    lost = prepared.counts["examples whose input another group has held out"]
+    assert lost == len(lines) - len(prepared.rows) > 0
+
+
+def test_data_of_one_group_cannot_be_parted_by_it(
+    make_recipe: Callable[..., Recipe], renderer: Renderer
+) -> None:
+    recipe = make_recipe("translate", data={"split_by": "file"})
+    with pytest.raises(InvalidInput, match=r"all examples have one 'file'.*data\.split_by"):
+        prepare(recipe, renderer, 512)
+
+
+def test_a_validation_part_is_taken_from_train_and_from_nothing_else(
+    make_recipe: Callable[..., Recipe], renderer: Renderer
+) -> None:
+    plain = prepare(make_recipe("classify"), renderer, 512)
+    parted = prepare(make_recipe("classify", data={"validation_fraction": 0.2}), renderer, 512)
+    keys = {
+        split: {row.key for row in parted.of(split)} for split in ("train", "validation", "test")
+    }
+    assert keys["validation"]
+    assert keys["test"] == {row.key for row in plain.of("test")}
+    assert keys["train"] | keys["validation"] == {row.key for row in plain.of("train")}
+    assert not keys["train"] & keys["validation"]
+
+
+def test_a_chat_that_the_template_cannot_show_is_told_with_its_line(
+    make_recipe: Callable[..., Recipe], renderer: Renderer, write_lines: Callable[..., Path]
+) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    called = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    calling = [plain[0], {"role": "assistant", "tool_calls": [called]}]
+    path = write_lines("chat.jsonl", [{"messages": plain}, {"messages": calling, "tools": [tool]}])
+    data = {"train": str(path), "holdout_fraction": 0}
+
+    with pytest.raises(BrokenData, match=r"chat\.jsonl:2: the chat template does not show tools"):
+        prepare(make_recipe("generate", data=data), renderer, 512)
+
+    prepared = prepare(make_recipe("generate", data={**data, "on_broken": "skip"}), renderer, 512)
+    assert [row.references for row in prepared.rows] == [["b"]]
+    assert prepared.counts == {"broken lines": 1}
+
+
+def test_squads_own_file_and_its_flat_lines_prepare_alike(
+    make_recipe: Callable[..., Recipe],
+    renderer: Renderer,
+    write_lines: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    questions = [
+        {"question": f"who {n}?", "answers": [{"text": "a"}] if n % 3 else []} for n in range(30)
+    ]
+    nested = tmp_path / "squad.json"
+    nested.write_text(
+        json.dumps({"data": [{"paragraphs": [{"context": "a b", "qas": questions}]}]})
+    )
+    flat = write_lines("flat.jsonl", [{**q, "context": "a b"} for q in questions])
+
+    one, other = (
+        prepare(make_recipe("answer", data={"train": str(path)}), renderer, 512)
+        for path in (nested, flat)
+    )
+    assert len(one.rows) == 30
+    assert [(r.key, r.split, r.ids) for r in one.rows] == [
+        (r.key, r.split, r.ids) for r in other.rows
+    ]
+
+
+def test_nothing_is_written_when_the_data_is_broken(
+    make_recipe: Callable[..., Recipe],
+    renderer: Renderer,
+    tmp_path: Path,
+    write_lines: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    path = write_lines("a.jsonl", [{"source": "a", "target": "b"}, "{"])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BrokenData):
+        prepare(make_recipe("translate", data={"train": f"file://{path}"}), renderer, 512)
+    assert sorted(tmp_path.rglob("*")) == before

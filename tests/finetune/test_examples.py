@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import pytest
-
 from adapters.prompt import AnswerInput, TranslateInput
 from finetune.config import Recipe, check_recipe
-from finetune.examples import Chat, Example, Preference, examples_of, label_set
-from finetune.sources import Reading, Record
+from finetune.examples import Example, examples_of, label_set
+from finetune.reading import Reading, Record
 
 
 def recipe_for(task: str, **data: Any) -> Recipe:
@@ -18,9 +16,15 @@ def recipe_for(task: str, **data: Any) -> Recipe:
 
 
 def read(recipe: Recipe, *fields: dict[str, Any]) -> tuple[list[Example], list[str]]:
-    reading = Reading([Record("f.jsonl", n, row) for n, row in enumerate(fields, 1)])
-    found = list(examples_of(reading, recipe, label_set(recipe, reading)))
+    found, reading = read_all(recipe, *fields)
     return found, [str(item) for item in reading.broken]
+
+
+def read_all(recipe: Recipe, *fields: dict[str, Any]) -> tuple[list[Example], Reading]:
+    reading = Reading()
+    records = [Record("f.jsonl", n, row) for n, row in enumerate(fields, 1)]
+    labels = label_set(recipe, records)
+    return list(examples_of(records, reading, recipe, labels, grouped=True)), reading
 
 
 def test_language_columns_win_over_a_column_called_source() -> None:
@@ -65,105 +69,76 @@ def test_what_makes_no_example_is_reported_with_file_line_and_reason() -> None:
     assert [e.references for e in found] == [("yes",)]
     assert broken == [
         "f.jsonl:2: 'text' is empty",
-        "f.jsonl:3: 'text' is not text",
-        "f.jsonl:4: 'text' is missing (there: label)",
+        "f.jsonl:3: 'text' is not text but 3",
+        "f.jsonl:4: 'text' is missing (there: label; data.columns.text names another column)",
         "f.jsonl:5: the label 'maybe' is none of yes, no",
-        "f.jsonl:6: is not UTF-8",
+        "f.jsonl:6: 'text' has half of a surrogate pair, \\ud800",
     ]
 
 
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ("hello", "no list of messages"),
-        ([{"role": "user", "content": "hi"}], "no message of the assistant"),
-        ([{"role": "tool", "content": "hi"}], "no role among"),
-        ([{"role": "user", "content": None}], "no text as its content"),
-        ([{"role": "assistant", "content": "hi"}], "nothing stands before"),
-        ([{"role": "user", "content": "a", "weight": 2}], "weight other than"),
-    ],
-)
-def test_a_chat_that_cannot_be_trained_on_says_why(messages: Any, reason: str) -> None:
-    found, broken = read(recipe_for("generate"), {"messages": messages})
-    assert not found
-    assert reason in broken[0]
+def test_a_language_is_found_under_a_longer_tag_but_not_under_another_region() -> None:
+    recipe = recipe_for("translate", target_lang="fr-CA")
+    found, reading = read_all(
+        recipe,
+        {"translation": {"en-US": "a", "fr_ca": "b"}},
+        {"translation": {"EN": "c", "fr-FR": "d", "fr-CA": "e"}},
+        {"translation": {"en": "f", "fr-FR": "g"}},
+        {"translation": {"en": "", "fr-CA": "h"}},
+        {"en-GB": "i", "fr-CA": "j"},
+    )
+    assert [(e.input.text, e.references) for e in found] == [  # type: ignore[union-attr]
+        ("a", ("b",)), ("c", ("e",)), ("i", ("j",)),
+    ]  # fmt: skip
+    assert not reading.broken
+    assert reading.skipped == {"translations without fr-CA": 1, "translations without en": 1}
 
 
-def test_a_chat_keeps_weights_and_asks_for_its_last_answer() -> None:
-    messages = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b", "weight": 0},
-        {"role": "user", "content": "c", "name": "dropped"},
-        {"role": "assistant", "content": "d"},
+def test_squads_mark_of_the_unanswerable_must_agree_with_its_answers() -> None:
+    def question(**more: Any) -> dict[str, Any]:
+        return {"question": "q", "context": "c", **more}
+
+    found, broken = read(
+        recipe_for("answer"),
+        question(is_impossible=True, answers=[]),
+        question(is_impossible="True", answer=""),
+        question(is_impossible="false", answer="a"),
+        question(is_impossible=False, answers=[{"text": "b"}]),
+        question(is_impossible=True, answers=[{"text": "c"}]),
+        question(is_impossible=False, answers=[]),
+        question(is_impossible="maybe", answer="a"),
+    )
+    assert [e.references[0] for e in found] == ["unanswerable", "unanswerable", "a", "b"]
+    assert broken == [
+        "f.jsonl:5: has answers, yet 'is_impossible' is true",
+        "f.jsonl:6: has no answers, yet 'is_impossible' is false",
+        "f.jsonl:7: 'is_impossible' is neither true nor false but 'maybe'",
     ]
-    found, broken = read(recipe_for("generate"), {"messages": messages})
-    assert not broken
-    given = found[0].input
-    assert isinstance(given, Chat)
-    assert given.last == 3
-    assert given.messages[1]["weight"] == 0
-    assert found[0].references == ("d",)
 
 
-def preference(**changes: Any) -> dict[str, Any]:
-    """A record in OpenAI's form."""
-    messages = [
-        {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "hello"},
-        {"role": "user", "content": "how cold is it?"},
+def test_examples_of_one_group_have_one_side_and_a_missing_group_is_told() -> None:
+    recipe = recipe_for("classify", split_by="document", labels=["x", "y"])
+    rows = [
+        {"text": "a", "label": "x", "document": "One"},
+        {"text": "b", "label": "x", "document": " one "},
+        {"text": "c", "label": "y", "document": 7},
+        {"text": "d", "label": "y"},
+        {"text": "e", "label": "y", "document": ["One"]},
     ]
-    return {
-        "input": {"messages": messages, "tools": [], "parallel_tool_calls": True},
-        "preferred_output": [{"role": "assistant", "content": "It is cold."}],
-        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
-        **changes,
-    }
+    found, broken = read(recipe, *rows)
+    one, other, third = found
+    assert one.side == other.side != third.side
+    assert one.key != other.key
+    assert [item.partition(" by which")[0] for item in broken] == [
+        "f.jsonl:4: 'document',", "f.jsonl:5: 'document',",
+    ]  # fmt: skip
+    assert "there: text, label" in broken[0]
 
 
-def test_a_preference_is_a_chat_with_another_answer() -> None:
-    found, broken = read(recipe_for("generate"), preference())
-    assert not broken
-    given = found[0].input
-    assert isinstance(given, Preference)
-    assert given.messages[-1] == {"role": "assistant", "content": "It is cold."}
-    assert (given.rejected, found[0].references) == ("No idea.", ("It is cold.",))
-    assert [m.get("weight") for m in given.messages] == [None, 0, None, None]
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"input": "hi"}, "'input' has no list of messages"),
-        ({"input": {"messages": [{"role": "user", "content": ""}]}}, "has no text"),
-        ({"input": {"messages": [{"role": "user", "content": "a"}], "tools": [1]}}, "tools"),
-        ({"preferred_output": []}, "'preferred_output' is no list of one message"),
-        (
-            {"non_preferred_output": [{"role": "user", "content": "a"}]},
-            "'non_preferred_output' is no list of one message of the assistant",
-        ),
-        (
-            {"non_preferred_output": [{"role": "assistant", "content": None}]},
-            "'non_preferred_output' has no text",
-        ),
-        (
-            {"non_preferred_output": [{"role": "assistant", "content": "It is cold."}]},
-            "are the same",
-        ),
-    ],
-)
-def test_a_preference_that_cannot_be_used_says_why(changes: dict[str, Any], reason: str) -> None:
-    found, broken = read(recipe_for("generate"), preference(**changes))
-    assert found == []
-    assert reason in broken[0]
-
-
-def test_preference_tuning_needs_preferences() -> None:
-    recipe = check_recipe(
-        {
-            "name": "a", "task": "generate", "data": {"train": "x.jsonl"},
-            "training": {"method": "dpo"},
-        }
-    )  # fmt: skip
-    found, broken = read(recipe, {"prompt": "a", "completion": "b"})
-    assert found == []
-    assert "'input' is missing (there: prompt, completion)" in broken[0]
+def test_examples_can_be_kept_together_by_their_files() -> None:
+    recipe = recipe_for("generate", split_by="file")
+    row = {"prompt": "a", "completion": "b"}
+    records = [
+        Record(path, 1, {**row, "prompt": path}) for path in ("x/a.csv", "y/a.csv", "x/b.csv")
+    ]
+    one, other, third = examples_of(records, Reading(), recipe, [], grouped=True)
+    assert one.side == other.side != third.side

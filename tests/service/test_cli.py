@@ -151,7 +151,8 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(
     ("script", "code"),
-    [("exit 0", 0), ("exit 1", 1), ("exit 2", 2), ("kill -KILL $$", 137), ("kill -INT $$", 130)],
+    # not -INT: in the background of a shell it is ignored
+    [("exit 0", 0), ("exit 1", 1), ("exit 2", 2), ("kill -KILL $$", 137), ("kill -TERM $$", 143)],
 )
 def test_a_child_commands_end_is_ours(child: Any, script: str, code: int) -> None:
     told = child(script)
@@ -189,7 +190,10 @@ def test_a_child_that_is_interrupted_has_time_to_put_things_away(tmp_path: Path)
         "except KeyboardInterrupt:\n"
         f"    time.sleep(1)\n    pathlib.Path({str(done)!r}).touch()\n    sys.exit(130)\n"
     )
-    script = "from service.console import run_child; run_child('slow', [])"
+    script = (  # what is started in the background of a shell ignores interrupts
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from service.console import run_child; run_child('slow', [])"
+    )
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     with subprocess.Popen(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": paths},

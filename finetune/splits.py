@@ -1,0 +1,93 @@
+"""Train, validation and held-out, and samples of them, by digests alone.
+
+So an example never changes sides when data is added or files are renamed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetune.examples import Example
+
+_SPARE = 128
+
+
+class Sample:
+    """At most `limit` of the examples that pass, in their order; memory for about as many."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._kept: list[tuple[int, Example]] = []
+        self._passed = 0
+
+    def add(self, example: Example) -> None:
+        self._kept.append((self._passed, example))
+        self._passed += 1
+        if self._limit is not None and len(self._kept) >= 2 * self._limit + _SPARE:
+            self._cut(self._limit)
+
+    def examples(self) -> list[Example]:
+        if self._limit is not None and len(self._kept) > self._limit:
+            self._cut(self._limit)
+        return [example for _, example in self._kept]
+
+    def _cut(self, limit: int) -> None:
+        # what the split looks at is not looked at again: it would favour one end of the part
+        lowest = sorted(self._kept, key=lambda item: (item[1].key[8:], item[0]))[:limit]
+        self._kept = sorted(lowest, key=lambda item: item[0])
+
+
+def sample(examples: Iterable[Example], limit: int | None) -> list[Example]:
+    """A sample that depends on the examples' content alone, in their order."""
+    chosen = Sample(limit)
+    for example in examples:
+        chosen.add(example)
+    return chosen.examples()
+
+
+@dataclass(slots=True)
+class Parts:
+    """Examples by what they are for."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    shared: int = 0
+    """Examples left out because their input is held out with another group."""
+
+
+def split_examples(
+    examples: Iterable[Example],
+    holdout_fraction: float,
+    validation_fraction: float = 0.0,
+    max_train: int | None = None,
+    max_test: int | None = None,
+) -> Parts:
+    """Part examples by digest; equal inputs, or those of a group, stay together.
+
+    Asked to hold out a part of few examples, it holds out the lowest digest's at least.
+    """
+    test_below, validation_from = holdout_fraction * 16**8, (1 - validation_fraction) * 16**8
+    train, validation, test = Sample(max_train), Sample(None), Sample(max_test)
+    for example in examples:
+        place = int(example.side[:8], 16)
+        if place < test_below:
+            test.add(example)
+        else:
+            (validation if place >= validation_from else train).add(example)
+    parts = Parts(train.examples(), validation.examples(), test.examples())
+    sides = {example.side for example in parts.train}
+    if not parts.test and holdout_fraction > 0 and len(sides) > 1:
+        lowest = min(sides)
+        parts.test = sample((e for e in parts.train if e.side == lowest), max_test)
+        parts.train = [e for e in parts.train if e.side != lowest]
+    return _without_shared(parts)
+
+
+def _without_shared(parts: Parts) -> Parts:
+    """Two groups can share an input: what is held out of one is not learned from the other."""
+    tested = {example.key for example in parts.test}
+    validation = [e for e in parts.validation if e.key not in tested]
+    seen = tested | {example.key for example in validation}
+    train = [e for e in parts.train if e.key not in seen]
+    shared = len(parts.train) - len(train) + len(parts.validation) - len(validation)
+    return Parts(train, validation, parts.test, shared)

@@ -1,0 +1,71 @@
+"""Work that needs the trainer's libraries, done by a child process at low priority."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+from service.errors import BadRequest, NotReady
+
+logger = logging.getLogger("modiste.children")
+
+NICENESS = 10
+"""The engine comes first where they share cores."""
+
+
+class Children:
+    """One child at a time: each takes as much memory as the base model."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Lock()
+
+    async def run(self, module: str, *arguments: str) -> dict[str, Any]:
+        """What `python -m MODULE ARGUMENTS --json` prints.
+
+        Raises:
+            BadRequest: it refused its input, in its own words.
+            NotReady: it failed.
+        """
+        async with self._one:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", module, *arguments, "--json",
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            with suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+            try:
+                printed, told = await child.communicate()
+            except asyncio.CancelledError:
+                with suppress(ProcessLookupError):
+                    child.terminate()
+                await child.wait()
+                raise
+        lines = told.decode(errors="replace").strip().splitlines()
+        logger.info("%s ended with %s: %s", module, child.returncode, " | ".join(lines[-5:]))
+        return _answer(printed, lines, child.returncode or 0)
+
+
+def _answer(printed: bytes, told: list[str], code: int) -> dict[str, Any]:
+    lines = printed.decode(errors="replace").strip().splitlines()
+    answer: Any = None
+    with suppress(ValueError):
+        answer = json.loads(lines[-1]) if lines else None
+    if code == 0 and isinstance(answer, dict):
+        return answer
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if error is not None:
+        kind = BadRequest if code == 2 else NotReady
+        raise kind(
+            str(error["message"]), param=error["param"], hint=str(error["hint"] or ""),
+            code=str(error["code"]),
+        )  # fmt: skip
+    if code == 2 and told:  # of its command line
+        raise BadRequest(told[-1].partition("error: ")[2] or told[-1])
+    raise NotReady(
+        f"the work ended with {code}", code="child_failed",
+        hint="the server's log has the reason; check that memory is left",
+    )  # fmt: skip
