@@ -35,8 +35,6 @@ def _name(value: str) -> str:
         raise ValueError(str(error)) from error
 
 
-
-
 class Evaluation(_Part):
     """What is measured on held-out examples, for the base and for the adapter."""
 

@@ -1,8 +1,8 @@
 """Preflight stops what would train on nothing or test on what was trained on."""
 
 import io
-from dataclasses import replace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
