@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.checkpoint import checkpoints, load_checkpoint, step_of
+from finetune.checkpoint import checkpoints, load_checkpoint
 from finetune.divergence import Diverged, Watch
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job
@@ -27,7 +27,7 @@ def test_an_absurd_learning_rate_stops_and_the_checkpoint_from_before_is_kept(
     losses = {e["step"]: e["loss"] for e in read_metrics(job.folder / "metrics.jsonl")}
     assert all(math.isfinite(loss) for loss in losses.values())
     kept = checkpoints(job.folder / "checkpoints")
-    last = step_of(kept[-1])
+    last = load_checkpoint(kept[-1]).step
     lowest = min(losses.values())
     assert 10 < last < len(losses) - 5  # the spoiled ones are gone
     assert losses[last + 1] < losses[1] / 2  # what its weights gave
