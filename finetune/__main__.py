@@ -1,5 +1,7 @@
 """`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
 
+`again VERSION` does the same with the recipe of a version.
+
 Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
 
@@ -17,7 +19,7 @@ from adapters.registry import Registry
 from finetune.command import prepare_process, tell_error
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
 
-COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish")
+COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=options.json)
     prepare_process()
     try:
-        recipe = read_recipe(options.recipe, options.set)
+        recipe = chosen_recipe(options)
         return run_steps(recipe, options, console)
     except AdapterError as error:
         _fail(error, options.json)
@@ -43,10 +45,20 @@ def parser() -> argparse.ArgumentParser:
         description="Customise a base model: prepare, check, train, evaluate, publish.",
         epilog="A single command also does the earlier steps that are missing.",
     )
-    made.add_argument("command", choices=COMMANDS, help="run does all steps in order")
     made.add_argument(
-        "recipe", help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}"
-    )
+        "command", choices=COMMANDS,
+        help="run does all steps in order; again does so with a version's recipe",
+    )  # fmt: skip
+    made.add_argument(
+        "recipe", metavar="RECIPE|VERSION",
+        help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}; "
+        "for again a version, such as greeter@3",
+    )  # fmt: skip
+    made.add_argument(
+        "--data", action="append", default=[], metavar="NEW",
+        help="again only: train on this instead; may be given several times",
+    )  # fmt: skip
+    made.add_argument("--base", help="again only: train on this base model instead")
     made.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="override a key, for example --set training.epochs=1",
@@ -57,17 +69,34 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def chosen_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that the command line names."""
+    if options.command == "again":
+        from finetune.again import repeated_recipe
+
+        registry = Registry.open(options.home)
+        return repeated_recipe(registry, options.recipe, options.data, options.base, options.set)
+    if options.data or options.base is not None:
+        raise InvalidInput(
+            "--data and --base are for again",
+            hint="write --set data.train=FILE and --set base=NAME",
+            param="--data" if options.data else "--base",
+        )
+    return read_recipe(options.recipe, options.set)
+
+
 def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
     """Do what the command asks for, with a heading and a time for each step."""
     # torch takes seconds to import, and a mistake in a recipe should show at once
     from finetune.run import Run, steps_to_run
     from finetune.train import Interrupted
 
+    wanted = "run" if options.command == "again" else options.command
     run = Run(recipe, Registry.open(options.home), console, resume=options.resume)
     with run.locked():
-        if run.is_done("prepare") and (options.resume or options.command not in ("run", "prepare")):
+        if run.is_done("prepare") and (options.resume or wanted not in ("run", "prepare")):
             run.check_unchanged()
-        chosen = steps_to_run(run, options.command)
+        chosen = steps_to_run(run, wanted)
         for step, work in chosen:
             console.rule(f"[bold]{step}[/] {recipe.name}", align="left")
             started = time.monotonic()

@@ -56,6 +56,11 @@ class Recipe(_Part):
     lora: Lora = Lora()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    parent: str | None = Field(
+        None,
+        pattern=r"^[^@]+@sha256:[0-9a-f]{64}$",
+        description="the version whose recipe this repeats; `finetune again` writes it",
+    )
 
     @property
     def template(self) -> PromptTemplate:
@@ -132,8 +137,12 @@ def read_recipe(reference: str, overrides: list[str] | None = None) -> Recipe:
         InvalidInput: no such recipe, or no YAML at all.
     """
     raw = _load(reference)
-    mistakes = [m for text in overrides or [] if (m := _override(raw, text)) is not None]
-    return check_recipe(raw, reference, mistakes)
+    return check_recipe(raw, reference, apply_overrides(raw, overrides))
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str] | None) -> list[Mistake]:
+    """Set `dotted.key=value` in parsed YAML; returns what is no such override."""
+    return [m for text in overrides or [] if (m := _override(raw, text)) is not None]
 
 
 def check_recipe(

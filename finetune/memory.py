@@ -14,7 +14,8 @@ import torch
 
 _SHARE = 0.6
 """Of the memory; the rest is for the process itself, the data and other processes."""
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Of a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Shape:
         """
         layer = 12 * self.hidden + 4 * self.intermediate
         kept = self.layers * self.hidden + layer if checkpointing else self.layers * layer
-        return kept * _BYTES[dtype] + spoken * 3 * self.vocabulary * 4
+        return kept * BYTES[dtype] + spoken * 3 * self.vocabulary * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,10 @@ def part(shape: Shape, load: Load, *, dtype: str, weights: int, memory: int) -> 
     chosen only when the longest example alone would not fit.
 
     Args:
-        weights: parameters of the base.
+        weights: bytes of the base.
         memory: bytes of the machine or the device.
     """
-    free = _SHARE * memory - weights * _BYTES[dtype]
+    free = _SHARE * memory - weights
     for checkpointing in (False, True):
         each = shape.token_bytes(dtype, load.spoken, checkpointing=checkpointing)
         fitting = int(free / each)

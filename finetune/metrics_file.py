@@ -11,7 +11,9 @@ from typing import Any
 def metrics_file(path: Path, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Append to metrics.jsonl, after dropping steps that the checkpoint does not have."""
     kept = [entry for entry in read_metrics(path) if entry["step"] <= step]
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    partial.replace(path)
     with path.open("a") as file:
 
         def write(entry: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """What a run will use: device, dtype, threads, batches, and how long it will take."""
 
+import json
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,9 +13,10 @@ from adapters.bases import Base
 from finetune.batching import Batches
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
-from finetune.memory import Load, Parting, Shape, memory_bytes, part
+from finetune.memory import BYTES, Load, Parting, Shape, memory_bytes, part
 from finetune.objectives import objective_of, usable_rows
 from finetune.options import Training
+from finetune.quantization import NF4_BYTES, check_quantization
 
 _EFFICIENCY = 0.5
 """Share of the time of a step that is matrix products; measured 0.4 to 0.6 with a
@@ -22,6 +25,8 @@ _FLOPS_A_TOKEN_AND_PARAMETER = 4
 """Two forward and two backward: weights are frozen, so only activations get gradients."""
 _RECOMPUTED = 0.5
 """Activation checkpointing's second forward pass, in steps."""
+_CLEARLY_FASTER = 1.5
+"""Of two dtypes' matrix products: as only half of a step is products, a quarter of its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +70,51 @@ def choose_dtype(wanted: str, device: str) -> str:
     return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
-def make_plan(recipe: Recipe, train: list[Row], parameters: int, base: Path | None = None) -> Plan:
+def training_dtype(wanted: str, device: str, record: Path | None = None) -> str:
+    """What a recipe wants, else bfloat16 where it is measured to be clearly faster than float32.
+
+    Args:
+        record: a file of the run that keeps what was found. Measured again, it could come out
+            otherwise, and a resumed run would go on with other losses.
+    """
+    if wanted != "auto":
+        return wanted
+    if record is not None and record.is_file():
+        return str(json.loads(record.read_text())["dtype"])
+    flops = {dtype: matrix_flops(device, dtype) for dtype in ("float32", "bfloat16")}
+    faster = flops["bfloat16"] > _CLEARLY_FASTER * flops["float32"]
+    chosen = "bfloat16" if faster else "float32"
+    if record is not None:
+        partial = record.with_name(f".{record.name}.partial")
+        partial.write_text(json.dumps({"dtype": chosen, "matrix_flops": flops}) + "\n")
+        partial.replace(record)
+    return chosen
+
+
+def make_plan(
+    recipe: Recipe,
+    train: list[Row],
+    parameters: int,
+    base: Path | None = None,
+    precision: Path | None = None,
+) -> Plan:
     """Plan a run over the given training rows on this machine.
 
     Args:
         parameters: of the base model.
         base: its folder; without it, memory is not looked at.
+        precision: a file that keeps the measured dtype, as `training_dtype` says.
+
+    Raises:
+        InvalidInput: the recipe wants a quantised base, which this machine can't train.
     """
     options = recipe.training
     objective = objective_of(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = choose_dtype(options.dtype, device)
     threads = cores()
     torch.set_num_threads(threads)
+    dtype = training_dtype(options.dtype, device, precision)
+    check_quantization(options.quantization, device)
     rows = usable_rows(train, objective)
     batches = Batches(rows, objective.width, options.batch_tokens, options.seed).per_epoch
     steps, epochs = batches * options.epochs, float(options.epochs)
@@ -111,7 +148,9 @@ def _parting(
         spoken = sum(len(row.supervised) for row in rows) / sum(len(row.ids) for row in rows)
         load = Load(options.batch_tokens, max(map(width, rows)), spoken)
         memory = memory_bytes(device)
-        found = part(shape, load, dtype=dtype, weights=parameters, memory=memory)
+        each = BYTES[dtype] if options.quantization == "none" else NF4_BYTES
+        weights = int(parameters * each)
+        found = part(shape, load, dtype=dtype, weights=weights, memory=memory)
     tokens, checkpointing = options.micro_batch_tokens, options.activation_checkpointing
     return Parting(
         found.micro_batch_tokens if tokens is None else tokens,
@@ -119,9 +158,10 @@ def _parting(
     )
 
 
+@cache
 def matrix_flops(device: str, dtype: str) -> float:
-    """Floating-point operations a second in a matrix product, measured in about 0.2 s."""
-    size, budget_s = 768, 0.2
+    """Floating-point operations a second in a matrix product, measured once in about 0.2 s."""
+    size, budget_s = 768 if device == "cpu" else 4096, 0.2
     matrix = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     torch.mm(matrix, matrix)
     started, done = time.perf_counter(), 0

@@ -73,6 +73,7 @@ def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, pro
         datasets=_datasets(prepared),
         metrics={name: Metric(**entry) for name, entry in report["metrics"].items()},
         probe=probe.digest(),
+        parents=[] if recipe.parent is None else [recipe.parent],
     )
 
 

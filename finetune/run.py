@@ -3,7 +3,7 @@
     HOME/runs/NAME-<recipe digest>/
         recipe.yaml
         prepared.jsonl, dataset.json          prepare
-        preflight.json                        check
+        precision.json, preflight.json        check
         metrics.jsonl, checkpoints/, adapter/, loss.png   train
         predictions.jsonl, report.json        evaluate
         published.json                        publish
@@ -109,7 +109,9 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         train = self.prepared.of("train")
-        return make_plan(self.recipe, train, self.base.parameters, self.base.path)
+        return make_plan(
+            self.recipe, train, self.base.parameters, self.base.path, self.folder / "precision.json"
+        )
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -127,8 +129,9 @@ class Run:
         save_prepared(prepared, self.folder, self.base.ref.fingerprint)
         if self._prepared_digest() != before:
             self._forget(
-                "adapter", "checkpoints", "preflight.json", "report.json", "published.json"
-            )
+                "adapter", "checkpoints", "precision.json", "preflight.json", "report.json",
+                "published.json",
+            )  # fmt: skip
         self.__dict__.pop("prepared", None)
         counts = {split: len(self.prepared.of(split)) for split in ("train", "test")}
         self.console.print(f"{counts['train']} training examples, {counts['test']} held out")
@@ -155,7 +158,10 @@ class Run:
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
             train(job, resume=self.resume, stop=stop, progress=progress)
+            asked_to_stop = stop()
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
+        if asked_to_stop:  # in the last step: it is trained, and what comes next is left
+            raise KeyboardInterrupt
 
     def evaluate(self) -> None:
         """Measure base and adapter on the held-out examples."""

@@ -38,6 +38,7 @@ from finetune.objectives import Objective, objective_of, usable_rows
 from finetune.options import Training
 from finetune.plan import Job
 from finetune.progress import Progress
+from finetune.quantization import load_quantized
 from finetune.reporters import reporting
 from finetune.validation import Validation
 
@@ -137,7 +138,8 @@ def _new_adapter(job: Job, row: Row) -> Any:
     """The base model with a fresh adapter; the seed decides its first values."""
     torch.manual_seed(job.recipe.training.seed)
     base, plan = job.base, job.plan
-    model = attach_lora(load_model(base.path, plan.dtype, plan.device), job.recipe, base.name)
+    load = load_model if job.recipe.training.quantization == "none" else load_quantized
+    model = attach_lora(load(base.path, plan.dtype, plan.device), job.recipe, base.name)
     if not projection_is_plain(model, row.ids[:16]):
         raise IncompatibleAdapter(
             f"base {base.name}: {base.architecture} changes its logits after the projection",
@@ -245,13 +247,23 @@ def _snapshot(step: int, model: Any, optimizer: Any, best: Best | None) -> Check
 
 
 def _restore(folder: Path, model: Any, optimizer: Any) -> tuple[int, Best | None]:
-    """Load the last checkpoint, if there is one; returns the steps done and the best so far."""
+    """Load the last checkpoint, if there is one; returns the steps done and the best so far.
+
+    Raises:
+        InvalidInput: it is damaged, or of another release.
+    """
     known = checkpoints(folder / "checkpoints")
     if not known:
         return _forget(folder)
     checkpoint = load_checkpoint(known[-1])
     set_peft_model_state_dict(model, checkpoint.adapter)
-    optimizer.load_state_dict(checkpoint.optimizer)
+    try:
+        optimizer.load_state_dict(checkpoint.optimizer)
+    except ValueError as error:
+        raise InvalidInput(
+            f"{known[-1].name} is of another release of the trainer: {error}",
+            hint="start without --resume",
+        ) from error
     return checkpoint.step, checkpoint.best
 
 

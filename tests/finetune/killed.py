@@ -1,8 +1,8 @@
-"""A run that is killed with -9 at random steps and resumed each time; a process of its own.
+"""Runs that are killed with -9 at random steps and resumed each time; a process of its own.
 
-    python -m tests.finetune.killed HOME RECIPE TIMES SEED
+    python -m tests.finetune.killed HOME SEED RECIPE=TIMES …
 
-Prints the steps at which it was killed, as JSON. Children are forked before torch has
+Prints the steps at which each was killed, as JSON. Children are forked before torch has
 computed anything, so that each starts in milliseconds.
 """
 
@@ -23,9 +23,14 @@ from finetune.run import Run, steps_to_run
 DEADLINE_S = 60.0
 
 
-def main(home: Path, recipe: str, times: int, seed: int) -> None:
+def main(home: Path, seed: int, runs: list[str]) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one thread, the same for every run
     chance = random.Random(seed)
+    wanted = [run.split("=") for run in runs]
+    print(json.dumps([kill_often(home, recipe, int(times), chance) for recipe, times in wanted]))
+
+
+def kill_often(home: Path, recipe: str, times: int, chance: random.Random) -> list[int]:
     killed: list[int] = []
     for number in range(times + 1):
         before = steps_done(home, recipe)
@@ -37,7 +42,7 @@ def main(home: Path, recipe: str, times: int, seed: int) -> None:
         _, status = os.waitpid(child, 0)
         ended = os.waitstatus_to_exitcode(status)
         assert ended == (-signal.SIGKILL if number < times else 0), (number, ended)
-    print(json.dumps(killed))
+    return killed
 
 
 def train(home: Path, recipe: str) -> None:
@@ -63,4 +68,4 @@ def steps_done(home: Path, recipe: str) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -15,7 +15,7 @@ SPOKEN = 0.3
 def parted(memory_gib: float, batch: int = 8192, longest: int = 1024) -> Parting:
     load = Load(batch, longest, SPOKEN)
     memory = int(memory_gib * GIB)
-    return part(SHAPE, load, dtype="float32", weights=135_000_000, memory=memory)
+    return part(SHAPE, load, dtype="float32", weights=135_000_000 * 4, memory=memory)
 
 
 def test_a_batch_that_fits_goes_through_whole() -> None:

@@ -235,14 +235,32 @@ def test_equal_runs_publish_the_same_digest(command: Any, home: Path) -> None:
     assert (first["version"], first["digest"]) == (second["version"], second["digest"])
 
 
-def test_preference_tuning_publishes_a_proved_version(
-    command: Any, home: Path, preferences: Path, base: Any
+def test_a_signal_in_the_last_step_ends_the_run_before_the_evaluation(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        code, _, said = command("run", "generate")
+    assert code == 130
+    assert "last finished step" in said
+
+    _, answer, said = command("train", "generate", "--resume")
+    assert "all done already" in said
+    assert answer["done"] == ["prepare", "check", "train"]
+
+
+def test_preference_tuning_is_stopped_resumed_and_published_with_a_proof(
+    command: Any, home: Path, preferences: Path, base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = (
         f"data.train={preferences}", "training.method=dpo", "training.max_steps=30",
         "training.learning_rate=0.01", "training.loraplus_lr_ratio=4", "lora.use_rslora=true",
     )  # fmt: skip
-    code, answer, said = command("run", "generate", sets=sets)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        code, _, said = command("run", "generate", sets=sets)
+    assert (code, "checkpoint written after step 7 of 30" in said) == (130, True)
+    code, answer, said = command("run", "generate", "--resume", sets=sets)
     assert code == 0, said
 
     version = Registry.open(home).find(answer["version"])

@@ -1,6 +1,7 @@
 """Training learns, resumes to the same digits, stops when asked, and says why it fails."""
 
 import json
+import sys
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,8 @@ from adapters.errors import IncompatibleAdapter, InvalidInput
 from finetune.checkpoint import checkpoints, load_checkpoint
 from finetune.divergence import Diverged
 from finetune.metrics_file import read_metrics
-from finetune.plan import Job
+from finetune.plan import Job, training_dtype
+from finetune.quantization import check_quantization
 from finetune.train import Interrupted, learning_rate, train
 
 
@@ -184,6 +186,48 @@ def test_a_plan_counts_steps_and_tokens(make_job: Callable[..., Job]) -> None:
     assert job.plan.tokens == 2 * sum(len(row.ids) for row in train_rows)
     assert job.plan.steps == 2 * job.plan.batches_per_epoch
     assert replace(job.plan, tokens=100, tokens_per_second=50.0).seconds == 2.0
+
+
+def test_bfloat16_is_chosen_where_it_is_clearly_faster_and_once_a_run(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    speeds = {"float32": 250.0, "bfloat16": 160.0}
+    monkeypatch.setattr("finetune.plan.matrix_flops", lambda _device, dtype: speeds[dtype])
+    assert training_dtype("auto", "cpu") == "float32"
+    assert training_dtype("bfloat16", "cpu") == "bfloat16"
+    speeds["bfloat16"] = 300.0
+    assert training_dtype("auto", "cpu") == "float32"
+    speeds["bfloat16"] = 900.0
+    record = tmp_path / "precision.json"
+    assert training_dtype("auto", "cpu", record) == "bfloat16"
+    speeds["bfloat16"] = 160.0
+    assert training_dtype("auto", "cpu", record) == "bfloat16"
+    assert json.loads(record.read_text())["matrix_flops"]["bfloat16"] == 900.0
+
+    assert make_job(training={"dtype": "auto"}).plan.dtype == "float32"
+
+
+def test_a_quantised_base_needs_a_gpu_and_bitsandbytes(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInput, match="needs a GPU"):
+        make_job(training={"quantization": "nf4"})
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InvalidInput, match="bitsandbytes, which is not installed") as caught:
+        check_quantization("nf4", "cuda")
+    assert "modiste[qlora]" in str(caught.value.hint)
+
+
+def test_a_checkpoint_of_another_release_is_told(make_job: Callable[..., Job]) -> None:
+    job = make_job(training={"checkpoint_every_steps": 2})
+    with pytest.raises(Interrupted):
+        train(job, stop=after(2))
+    (path,) = (job.folder / "checkpoints").glob("*/optimizer.pt")
+    state = torch.load(path, weights_only=True)
+    whole = {**state["param_groups"][0], "params": list(range(len(state["state"])))}
+    torch.save({**state, "param_groups": [whole]}, path)  # one group, as it was before LoRA+
+    with pytest.raises(InvalidInput, match="another release"):
+        train(job, resume=True)
 
 
 def test_a_batch_in_parts_gives_the_losses_and_weights_of_a_whole_one(
