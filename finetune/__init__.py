@@ -1,8 +1,9 @@
 """One customisation of a base model, from recipe to published version.
 
-The modules in reading order, which is running order: config and data_config, sources (with reading,
-text_files, json_files, tmx, catalogues, tables, remote_files), examples, chats, splits, data,
-preflight, plan, batching, forward, train, generate, labels, metrics, evaluate, publish, run. Run as
-`python -m finetune`. What is done with adapters that exist stands beside them: foreign and imports,
-lora, methods, combine and merge, bake.
+The modules in reading order, which is running order: config with data_config and options, sources
+(with reading, text_files, json_files, tmx, catalogues, tables, remote_files), examples, chats,
+preferences, splits, data, preflight, plan with memory and quantization, batching, forward,
+objectives, train with checkpoint, divergence, validation and reporters, generate, labels,
+metrics, evaluate, publish, run, again. Run as `python -m finetune`. What is done with adapters
+that exist stands beside them: foreign and imports, lora, methods, combine and merge, bake.
 """

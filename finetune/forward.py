@@ -9,6 +9,8 @@ Sequences are padded on the right. Attention is causal, so no real token ever se
 and no attention mask is needed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +73,16 @@ def common_prefix(rows: list[list[int]], limit: int) -> int:
         if low[position] != high[position]:
             return position
     return max(longest, 0)
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """Answer as the base; peft's own `disable_adapter` also looks at every layer each time."""
+    model.base_model.disable_adapter_layers()
+    try:
+        yield
+    finally:
+        model.base_model.enable_adapter_layers()
 
 
 def inner_model(model: Any) -> Any:

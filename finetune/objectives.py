@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from finetune.data import Row
-from finetune.forward import supervised_losses
+from finetune.forward import adapter_off, supervised_losses
 from finetune.options import Training
 
 
@@ -74,7 +74,7 @@ class Answers:
         return Losses(supervised_losses(model, rows)[0])
 
     def of_base(self, model: Any, rows: list[Row]) -> float:
-        with torch.no_grad(), model.disable_adapter():
+        with torch.no_grad(), adapter_off(model):
             return float(self.losses(model, rows).values.mean())
 
 
@@ -106,7 +106,7 @@ class Preferences:
         return 1
 
     def losses(self, model: Any, rows: list[Row]) -> Losses:
-        with torch.no_grad(), model.disable_adapter():
+        with torch.no_grad(), adapter_off(model):
             reference = answer_logprobs(model, rows)
         policy = answer_logprobs(model, rows)
         values, margins = dpo_losses(policy, reference, self.beta)

@@ -1,6 +1,5 @@
 """What a run will use: device, dtype, threads, batches, and how long it will take."""
 
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from finetune.data import Prepared, Row
 from finetune.memory import BYTES, Load, Parting, Shape, memory_bytes, part
 from finetune.objectives import objective_of, usable_rows
 from finetune.options import Training
+from finetune.precision import training_dtype
 from finetune.quantization import NF4_BYTES, check_quantization
 
 _EFFICIENCY = 0.5
@@ -25,8 +25,6 @@ _FLOPS_A_TOKEN_AND_PARAMETER = 4
 """Two forward and two backward: weights are frozen, so only activations get gradients."""
 _RECOMPUTED = 0.5
 """Activation checkpointing's second forward pass, in steps."""
-_CLEARLY_FASTER = 1.5
-"""Of two dtypes' matrix products: as only half of a step is products, a quarter of its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +62,10 @@ def cores() -> int:
 
 
 def choose_dtype(wanted: str, device: str) -> str:
-    """float32 on a CPU, whose bfloat16 products are slower; bfloat16 on a GPU that has it."""
+    """For a probe: float32 on a CPU, which is exact there; bfloat16 on a GPU that has it."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-
-
-def training_dtype(wanted: str, device: str, record: Path | None = None) -> str:
-    """What a recipe wants, else bfloat16 where it is measured to be clearly faster than float32.
-
-    Args:
-        record: a file of the run that keeps what was found. Measured again, it could come out
-            otherwise, and a resumed run would go on with other losses.
-    """
-    if wanted != "auto":
-        return wanted
-    if record is not None and record.is_file():
-        return str(json.loads(record.read_text())["dtype"])
-    flops = {dtype: matrix_flops(device, dtype) for dtype in ("float32", "bfloat16")}
-    faster = flops["bfloat16"] > _CLEARLY_FASTER * flops["float32"]
-    chosen = "bfloat16" if faster else "float32"
-    if record is not None:
-        partial = record.with_name(f".{record.name}.partial")
-        partial.write_text(json.dumps({"dtype": chosen, "matrix_flops": flops}) + "\n")
-        partial.replace(record)
-    return chosen
 
 
 def make_plan(
@@ -102,7 +79,7 @@ def make_plan(
 
     Args:
         parameters: of the base model.
-        base: its folder; without it, memory is not looked at.
+        base: its folder; without it, neither memory nor the faster dtype is looked at.
         precision: a file that keeps the measured dtype, as `training_dtype` says.
 
     Raises:
@@ -113,7 +90,8 @@ def make_plan(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = cores()
     torch.set_num_threads(threads)
-    dtype = training_dtype(options.dtype, device, precision)
+    shape = None if base is None else Shape.of(base)
+    dtype = training_dtype(options.dtype, device, shape, precision)
     check_quantization(options.quantization, device)
     rows = usable_rows(train, objective)
     batches = Batches(rows, objective.width, options.batch_tokens, options.seed).per_epoch
@@ -121,7 +99,7 @@ def make_plan(
     if options.max_steps is not None and options.max_steps < steps:
         epochs *= options.max_steps / steps
         steps = options.max_steps
-    parting = _parting(options, rows, device, dtype, parameters, base)
+    parting = _parting(options, rows, device, dtype, parameters, shape)
     passes = objective.passes + _RECOMPUTED * parting.activation_checkpointing
     speed = matrix_flops(device, dtype) * _EFFICIENCY
     return Plan(
@@ -138,11 +116,10 @@ def make_plan(
 
 
 def _parting(
-    options: Training, rows: list[Row], device: str, dtype: str, parameters: int, base: Path | None
+    options: Training, rows: list[Row], device: str, dtype: str, parameters: int, shape: Shape | None
 ) -> Parting:
     """What the recipe says of memory; what it leaves open follows from what fits."""
     found = Parting(None, activation_checkpointing=False)
-    shape = None if base is None else Shape.of(base)
     if shape is not None and rows:
         width = objective_of(options).width
         spoken = sum(len(row.supervised) for row in rows) / sum(len(row.ids) for row in rows)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,7 @@ def test_the_tasks_own_figure_is_the_evaluations(job: Callable[..., Job], base: 
     assert sorted(values) == [3, 6]
 
     model = load_adapter(base, one.folder / "adapter", "float32", "cpu")
-    held_out = [row for row in one.prepared.rows if row.split == "validation"]
-    for row in held_out:
-        object.__setattr__(row, "split", "test")
+    held_out = [replace(row, split="test") for row in one.prepared.of("validation")]
     tested = type(one.prepared)(held_out, one.prepared.labels, {}, {})
     report, _ = evaluate(model, load_tokenizer(base.path), one.recipe, tested)
     assert report["metrics"]["accuracy"]["value"] == max(values.values())

@@ -1,0 +1,104 @@
+"""float32 or bfloat16: in which one this machine trains the base faster, measured.
+
+What a CPU does with bfloat16 differs by a factor of ten between machines, and a product's
+speed alone says too little: norms, the adapter and conversions between dtypes stay float32.
+So a whole layer of the base's shape is timed, forward and backward.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+
+from finetune.memory import Shape
+
+_CLEARLY_FASTER = 1.25
+"""How much faster bfloat16 must be: its rounding is no gain in itself."""
+_HEAD, _RANK = 64, 16
+_FLOPS, _TOKENS = 4e9, (64, 1024)
+"""What is computed at a time on a CPU, within these numbers of tokens; a GPU gets the most."""
+
+
+def training_dtype(
+    wanted: str, device: str, shape: Shape | None = None, record: Path | None = None
+) -> str:
+    """What a recipe wants, else bfloat16 where it is measured to be clearly faster.
+
+    Args:
+        shape: of the base; without it, float32 is taken.
+        record: a file of the run that keeps what was found. Measured again, it could come out
+            otherwise, and a resumed run would go on with other losses.
+    """
+    if wanted != "auto":
+        return wanted
+    if record is not None and record.is_file():
+        return str(json.loads(record.read_text())["dtype"])
+    if shape is None:
+        return "float32"
+    seconds = layer_seconds(shape, device)
+    faster = _CLEARLY_FASTER * seconds["bfloat16"] < seconds["float32"]
+    chosen = "bfloat16" if faster else "float32"
+    if record is not None:
+        partial = record.with_name(f".{record.name}.partial")
+        partial.write_text(json.dumps({"dtype": chosen, "layer_s": seconds}) + "\n")
+        partial.replace(record)
+    return chosen
+
+
+def layer_seconds(shape: Shape, device: str) -> dict[str, float]:
+    """Seconds that a training step of one layer takes in each dtype, the best of three."""
+    layers = {name: _Layer(shape, device, name) for name in ("float32", "bfloat16")}
+    best: dict[str, float] = {}
+    for _ in range(4):  # in turn, so that what disturbs meets both; the first warms up
+        for name, layer in layers.items():
+            started = time.perf_counter()
+            layer.step()
+            best[name] = min(best.get(name, float("inf")), time.perf_counter() - started)
+    return best
+
+
+class _Layer:
+    """A decoder layer with frozen weights and a LoRA, as peft computes it."""
+
+    def __init__(self, shape: Shape, device: str, dtype: str) -> None:
+        hidden, inner = shape.hidden, shape.intermediate
+        flops_a_token = 4 * (4 * hidden**2 + 3 * hidden * inner)
+        least, most = _TOKENS
+        tokens = most if device == "cuda" else int(min(max(_FLOPS / flops_a_token, least), most))
+        self._dtype, self._device = getattr(torch, dtype), device
+        self._heads = max(hidden // _HEAD, 1)
+        sizes = {
+            "q": (hidden, hidden), "k": (hidden, hidden), "v": (hidden, hidden),
+            "o": (hidden, hidden), "gate": (inner, hidden), "up": (inner, hidden),
+            "down": (hidden, inner),
+        }  # fmt: skip
+        self._weights = {n: self._full(s, self._dtype) for n, s in sizes.items()}
+        self._a = {n: self._full((_RANK, s[1])).requires_grad_() for n, s in sizes.items()}
+        self._b = {n: self._full((s[0], _RANK)).requires_grad_() for n, s in sizes.items()}
+        self._input = self._full((tokens, hidden), self._dtype).requires_grad_()
+
+    def _full(self, size: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full(size, 1 / size[-1], device=self._device, dtype=dtype)
+
+    def _linear(self, name: str, states: Tensor) -> Tensor:
+        adapted = linear(linear(states.float(), self._a[name]), self._b[name])
+        return linear(states, self._weights[name]) + adapted.to(states.dtype)
+
+    def _norm(self, states: Tensor) -> Tensor:
+        return rms_norm(states.float(), states.shape[-1:]).to(states.dtype)
+
+    def step(self) -> None:
+        """Forward and backward."""
+        states = self._norm(self._input)
+        split = (len(states), self._heads, -1)
+        q, k, v = (self._linear(n, states).view(split).transpose(0, 1)[None] for n in "qkv")
+        mixed = scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)
+        middle = self._input + self._linear("o", mixed.reshape(states.shape))
+        states = self._norm(middle)
+        inner = silu(self._linear("gate", states)) * self._linear("up", states)
+        (middle + self._linear("down", inner)).float().sum().backward()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
