@@ -69,7 +69,7 @@ class _Layer:
         least, most = _TOKENS
         tokens = most if device == "cuda" else int(min(max(_FLOPS / flops_a_token, least), most))
         self._dtype, self._device = getattr(torch, dtype), device
-        self._heads = max(hidden // _HEAD, 1)
+        self._heads = hidden // _HEAD if hidden % _HEAD == 0 else 1
         sizes = {
             "q": (hidden, hidden), "k": (hidden, hidden), "v": (hidden, hidden),
             "o": (hidden, hidden), "gate": (inner, hidden), "up": (inner, hidden),
