@@ -91,7 +91,7 @@ def make_plan(
     threads = cores()
     torch.set_num_threads(threads)
     shape = None if base is None else Shape.of(base)
-    dtype = training_dtype(options.dtype, device, shape, precision)
+    dtype = training_dtype(options.dtype, device, base, precision)
     check_quantization(options.quantization, device)
     rows = usable_rows(train, objective)
     batches = Batches(rows, objective.width, options.batch_tokens, options.seed).per_epoch
@@ -116,7 +116,12 @@ def make_plan(
 
 
 def _parting(
-    options: Training, rows: list[Row], device: str, dtype: str, parameters: int, shape: Shape | None
+    options: Training,
+    rows: list[Row],
+    device: str,
+    dtype: str,
+    parameters: int,
+    shape: Shape | None,
 ) -> Parting:
     """What the recipe says of memory; what it leaves open follows from what fits."""
     found = Parting(None, activation_checkpointing=False)

@@ -23,12 +23,14 @@ _FLOPS, _TOKENS = 4e9, (64, 1024)
 
 
 def training_dtype(
-    wanted: str, device: str, shape: Shape | None = None, record: Path | None = None
+    wanted: str, device: str, base: Path | None = None, record: Path | None = None
 ) -> str:
     """What a recipe wants, else bfloat16 where it is measured to be clearly faster.
 
+    On a CPU, where it is served in float32, a base that is stored so is not rounded.
+
     Args:
-        shape: of the base; without it, float32 is taken.
+        base: its folder; without it, float32 is taken.
         record: a file of the run that keeps what was found. Measured again, it could come out
             otherwise, and a resumed run would go on with other losses.
     """
@@ -36,7 +38,8 @@ def training_dtype(
         return wanted
     if record is not None and record.is_file():
         return str(json.loads(record.read_text())["dtype"])
-    if shape is None:
+    shape = None if base is None else Shape.of(base)
+    if base is None or shape is None or (device == "cpu" and stored_dtype(base) != "bfloat16"):
         return "float32"
     seconds = layer_seconds(shape, device)
     faster = _CLEARLY_FASTER * seconds["bfloat16"] < seconds["float32"]
@@ -48,15 +51,28 @@ def training_dtype(
     return chosen
 
 
+def stored_dtype(base: Path) -> str:
+    """The dtype of a base's weights, as its config.json says."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
 def layer_seconds(shape: Shape, device: str) -> dict[str, float]:
-    """Seconds that a training step of one layer takes in each dtype, the best of three."""
+    """Seconds that a training step of one layer takes in each dtype, the best of three.
+
+    On a CPU one core's time is counted, which other processes hardly disturb.
+    """
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     layers = {name: _Layer(shape, device, name) for name in ("float32", "bfloat16")}
     best: dict[str, float] = {}
     for _ in range(4):  # in turn, so that what disturbs meets both; the first warms up
         for name, layer in layers.items():
-            started = time.perf_counter()
+            started = clock()
             layer.step()
-            best[name] = min(best.get(name, float("inf")), time.perf_counter() - started)
+            best[name] = min(best.get(name, float("inf")), clock() - started)
+    torch.set_num_threads(threads)
     return best
 
 

@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib.backends.backend_agg
 import transformers.models.llama.modeling_llama  # noqa: F401 - else each child loads them
 from rich.console import Console
 
