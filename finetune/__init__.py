@@ -1,9 +1,10 @@
 """One customisation of a base model, from recipe to published version.
 
-The modules in reading order, which is running order: config and data_config, sources (with reading,
-text_files, json_files, tmx, catalogues, tables, remote_files), examples, chats, splits, data,
-preflight, plan, batching, forward, train, generate, labels, subjects, metrics and metric_names,
-sandbox, measures, slices, live, evaluate, report_page, publish, run. Run as `python -m finetune`.
-What is done with adapters that exist stands beside them: foreign and imports, lora, methods,
-combine and merge, bake, evaluate_version and served.
+The modules in reading order, which is running order: config with data_config and options, sources
+(with reading, text_files, json_files, tmx, catalogues, tables, remote_files), examples, chats,
+preferences, splits, data, preflight, plan with memory, precision and quantization, batching,
+forward, objectives, train with checkpoint, divergence, validation and reporters, generate, labels,
+subjects, metrics and metric_names, sandbox, measures, slices, live, evaluate, report_page, publish,
+run, again. Run as `python -m finetune`. What is done with adapters that exist stands beside them:
+foreign and imports, lora, methods, combine and merge, bake, evaluate_version and served.
 """

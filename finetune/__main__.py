@@ -1,6 +1,7 @@
 """`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
 
-`evaluate NAME@N --data FILE` measures a published version again.
+`again VERSION` does the same with the recipe of a version, and `evaluate NAME@N --data FILE`
+measures a version again.
 
 Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
@@ -19,7 +20,7 @@ from adapters.registry import Registry
 from finetune.command import prepare_process, tell_error
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
 
-COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish")
+COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=options.json)
     prepare_process()
     try:
-        if options.data or options.server is not None:
+        if options.command == "evaluate" and options.data:
             return measure_version(options, console)
-        recipe = read_recipe(options.recipe, options.set)
+        recipe = chosen_recipe(options)
         return run_steps(recipe, options, console)
     except AdapterError as error:
         _fail(error, options.json)
@@ -47,19 +48,24 @@ def parser() -> argparse.ArgumentParser:
         description="Customise a base model: prepare, check, train, evaluate, publish.",
         epilog="A single command also does the earlier steps that are missing.",
     )
-    made.add_argument("command", choices=COMMANDS, help="run does all steps in order")
     made.add_argument(
-        "recipe",
-        help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}; for evaluate "
-        "with --data a version, such as name@2",
-    )
+        "command", choices=COMMANDS,
+        help="run does all steps in order; again does so with a version's recipe",
+    )  # fmt: skip
+    made.add_argument(
+        "recipe", metavar="RECIPE|VERSION",
+        help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}; "
+        "for again, and for evaluate with --data, a version such as greeter@3",
+    )  # fmt: skip
+    made.add_argument("--base", help="again only: train on this base model instead")
     made.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="override a key, for example --set training.epochs=1",
     )  # fmt: skip
     made.add_argument(
         "--data", action="append", default=[], metavar="FILE",
-        help="evaluate only: measure a published version on these held-out examples",
+        help="evaluate: measure a published version on these held-out examples; again: train on "
+        "this instead; may be given several times",
     )  # fmt: skip
     made.add_argument(
         "--server", metavar="URL",
@@ -71,17 +77,36 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def chosen_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that the command line names."""
+    if options.command == "again":
+        from finetune.again import repeated_recipe
+
+        registry = Registry.open(options.home)
+        return repeated_recipe(registry, options.recipe, options.data, options.base, options.set)
+    given = {key: getattr(options, key) for key in ("data", "base", "server")}
+    if misplaced := [f"--{key}" for key, value in given.items() if value]:
+        raise InvalidInput(
+            f"{' and '.join(misplaced)} can't be used here: --data is for again and evaluate, "
+            "--base for again, --server for evaluate with --data",
+            hint="write --set data.train=FILE and --set base=NAME",
+            param=misplaced[0],
+        )
+    return read_recipe(options.recipe, options.set)
+
+
 def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
     """Do what the command asks for, with a heading and a time for each step."""
     # torch takes seconds to import, and a mistake in a recipe should show at once
     from finetune.run import Run, steps_to_run
     from finetune.train import Interrupted
 
+    wanted = "run" if options.command == "again" else options.command
     run = Run(recipe, Registry.open(options.home), console, resume=options.resume)
     with run.locked():
-        if run.is_done("prepare") and (options.resume or options.command not in ("run", "prepare")):
+        if run.is_done("prepare") and (options.resume or wanted not in ("run", "prepare")):
             run.check_unchanged()
-        chosen = steps_to_run(run, options.command)
+        chosen = steps_to_run(run, wanted)
         for step, work in chosen:
             console.rule(f"[bold]{step}[/] {recipe.name}", align="left")
             started = time.monotonic()
@@ -107,10 +132,12 @@ def measure_version(options: argparse.Namespace, console: Console) -> int:
     Raises:
         InvalidInput: the options don't go together.
     """
-    if options.command != "evaluate" or not options.data or options.resume:
+    if options.resume or options.base is not None:
+        misplaced = "--resume" if options.resume else "--base"
         raise InvalidInput(
-            "--data and --server are of: finetune evaluate NAME@N --data FILE [--server URL]",
-            param="data",
+            f"{misplaced} can't be used with: finetune evaluate NAME@N --data FILE [--server URL]",
+            hint="leave it out",
+            param=misplaced,
         )
     from finetune.evaluate import show
     from finetune.evaluate_version import evaluate_version

@@ -1,7 +1,9 @@
 """Batches of a bounded number of tokens, of sequences of like length, in a seeded order."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from finetune.data import Row
 
 
 def make_batches(
@@ -43,3 +45,43 @@ def make_batches(
 def derived_seed(seed: int, number: int) -> int:
     """Another seed for each pass or step, the same on every machine."""
     return seed * 1_000_003 + number
+
+
+class Batches:
+    """The batch of each step: pass after pass, each in an order of its own.
+
+    Args:
+        width: tokens that a row takes in a batch, padding aside.
+    """
+
+    def __init__(
+        self, rows: list[Row], width: Callable[[Row], int], batch_tokens: int, seed: int
+    ) -> None:
+        self.rows = rows
+        self._widths = [width(row) for row in rows]
+        self._batch_tokens, self._seed = batch_tokens, seed
+        self._epoch, self._batches = 0, self.of(0)
+        self.per_epoch = len(self._batches)
+
+    def of(self, epoch: int) -> list[list[Row]]:
+        """The batches of one pass; every pass has as many."""
+        seed = derived_seed(self._seed, epoch)
+        found = make_batches(self._widths, self._batch_tokens, seed)
+        return [[self.rows[position] for position in batch] for batch in found]
+
+    def at(self, step: int) -> list[Row]:
+        """The batch of a step, counted from 0."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self.of(epoch)
+        return self._batches[position]
+
+
+def split_batch(
+    batch: list[Row], width: Callable[[Row], int], tokens: int | None
+) -> list[list[Row]]:
+    """Part a batch so that at most so many tokens go through the model at once, or not at all."""
+    if tokens is None:
+        return [batch]
+    parts = make_batches([width(row) for row in batch], tokens)
+    return [[batch[position] for position in part] for part in parts]

@@ -15,7 +15,6 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
 )
@@ -27,9 +26,8 @@ from adapters.names import check_name
 from adapters.prompt import PromptTemplate, Task, default_prompt
 from finetune.data_config import COLUMNS, FORMATS, Data
 from finetune.metric_names import check_pattern, evaluation_problems
-
-LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_NOT_ADAPTED = ("lm_head", "embed_tokens")
+from finetune.options import SELECTABLE, Lora, Training
+from finetune.options import Part as _Part
 
 
 def _name(value: str) -> str:
@@ -37,44 +35,6 @@ def _name(value: str) -> str:
         return check_name(value)
     except AdapterError as error:
         raise ValueError(str(error)) from error
-
-
-def _adaptable(value: str) -> str:
-    if value.rsplit(".", 1)[-1] in _NOT_ADAPTED:
-        raise ValueError(f"{value} cannot be adapted: the server keeps one vocabulary for all")
-    return value
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Lora(_Part):
-    """The adapter's shape."""
-
-    r: int = Field(16, ge=1, le=256, description="rank")
-    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input")
-    target_modules: list[Annotated[str, AfterValidator(_adaptable)]] = Field(
-        list(LINEAR_MODULES), min_length=1, description="names of linear modules"
-    )
-
-
-class Training(_Part):
-    """The optimiser's part."""
-
-    epochs: int = Field(3, ge=1, le=1000, description="passes over the training examples")
-    max_steps: int | None = Field(None, ge=1, description="stop after so many steps")
-    learning_rate: float = Field(5e-4, gt=0, le=1, description="peak, for example 0.0005")
-    batch_tokens: int = Field(1024, ge=16, description="tokens in a batch, padding included")
-    max_length: int = Field(1024, ge=8, description="tokens of an example; more is cut")
-    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of steps that warm up")
-    schedule: Literal["cosine"] = Field("cosine", description="from the peak to zero")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
-    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down")
-    seed: int = Field(0, ge=0, lt=2**32)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the base model")
-    checkpoint_every_steps: int = Field(50, ge=1)
 
 
 class Evaluation(_Part):
@@ -111,6 +71,11 @@ class Recipe(_Part):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     gate: Gate | None = Field(None, description="what the version must show to be promoted")
+    parent: str | None = Field(
+        None,
+        pattern=r"^[^@]+@sha256:[0-9a-f]{64}$",
+        description="the version whose recipe this repeats; `finetune again` writes it",
+    )
 
     @property
     def template(self) -> PromptTemplate:
@@ -339,7 +304,34 @@ def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
         found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
     found += _split_mistakes(data)
     found += _prompt_mistakes(task, raw.get("prompt"))
+    found += _training_mistakes(task, data, _mapping(raw.get("training")))
     return found + [Mistake(*problem) for problem in evaluation_problems(task, raw)]
+
+
+def _training_mistakes(task: Task, data: dict[str, Any], training: dict[str, Any]) -> list[Mistake]:
+    found = []
+
+    def add(key: str, problem: str, remedy: str) -> None:
+        found.append(Mistake(f"training.{key}", training.get(key), problem, remedy))
+
+    dpo, best_by = training.get("method") == "dpo", training.get("best_by")
+    if dpo and task != "generate":
+        add("method", f"is not for {task}", "task: generate, with data of the format preference")
+    if dpo and data.get("format", "auto") not in ("auto", "preference"):
+        add("method", f"can't learn from {data['format']}", "data.format: preference")
+    default = Training.model_fields["beta"].default  # a recipe that was written out has it
+    if not dpo and training.get("beta", default) != default:
+        add("beta", "is for method dpo alone", "leave it out")
+    figures = [name for name in SELECTABLE[task] if dpo or name != "reward_accuracy"]
+    if best_by is not None and best_by not in figures:
+        add("best_by", "is not measured here", f"one of {', '.join(figures)}")
+    validated = data.get("validation") is not None or bool(data.get("validation_fraction"))
+    if best_by is not None and not validated:
+        remedy = "give data.validation or data.validation_fraction"
+        add("best_by", "needs examples to choose by", remedy)
+    if training.get("patience") is not None and best_by is None:
+        add("patience", "means nothing without training.best_by", f"one of {', '.join(figures)}")
+    return found
 
 
 def _split_mistakes(data: dict[str, Any]) -> list[Mistake]:

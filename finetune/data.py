@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from finetune.chats import Chat
 from finetune.config import Recipe
 from finetune.data_config import Data
 from finetune.examples import Example, examples_of, label_set
+from finetune.preferences import Preference
 from finetune.reading import Broken, BrokenData, Reading
 from finetune.sources import Source, at_hand, find_files, read_files
 from finetune.splits import sample, split_examples
@@ -44,8 +45,11 @@ class Row:
     supervised: list[int]
     """Positions in `ids` of the tokens that the model must say, ascending."""
     truncated: bool
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
     """As of its example."""
+    rejected_ids: list[int] = field(default_factory=list)
+    """[T'] of a preference: the same prompt with the answer that was not preferred."""
+    rejected_supervised: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -200,6 +204,7 @@ def tokenise(
     example: Example, split: Split, template: PromptTemplate, renderer: Renderer, max_length: int
 ) -> Row:
     """Token ids of one example, cut at the end to `max_length`."""
+    rejected: tuple[list[int], list[bool]] = ([], [])
     if isinstance(example.input, Chat):
         chat = example.input
         messages, tools = list(chat.messages), list(chat.tools)
@@ -207,6 +212,8 @@ def tokenise(
         ids, says = renderer.conversation(messages, tools)
         references = [renderer.said(messages, chat.last, tools)]
         shown = chat.asked
+        if isinstance(chat, Preference):
+            rejected = renderer.conversation(chat.rejected_messages, tools)
     else:
         prompt_ids = renderer.prompt_ids(template, example.input)
         said = renderer.completion_ids(example.references[0])
@@ -221,10 +228,16 @@ def tokenise(
         references=references,
         prompt_ids=prompt_ids,
         ids=ids[:max_length],
-        supervised=[i for i, spoken in enumerate(says[:max_length]) if spoken],
-        truncated=len(ids) > max_length,
+        supervised=_spoken(says[:max_length]),
+        truncated=max(len(ids), len(rejected[0])) > max_length,
+        rejected_ids=rejected[0][:max_length],
+        rejected_supervised=_spoken(rejected[1][:max_length]),
         columns=example.columns,
     )
+
+
+def _spoken(says: list[bool]) -> list[int]:
+    return [position for position, spoken in enumerate(says) if spoken]
 
 
 def save_prepared(prepared: Prepared, folder: Path, base: str) -> None:

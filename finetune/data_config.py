@@ -8,9 +8,11 @@ from adapters.errors import AdapterError
 from adapters.languages import parse_tag
 from adapters.prompt import Task
 
-Format = Literal["chat", "prompt_completion", "translation", "qa", "classification"]
+Format = Literal[
+    "chat", "prompt_completion", "preference", "translation", "qa", "classification"
+]  # fmt: skip
 FORMATS: dict[Task, tuple[Format, ...]] = {
-    "generate": ("chat", "prompt_completion"),
+    "generate": ("chat", "prompt_completion", "preference"),
     "translate": ("translation",),
     "answer": ("qa",),
     "classify": ("classification",),
@@ -18,6 +20,7 @@ FORMATS: dict[Task, tuple[Format, ...]] = {
 COLUMNS: dict[Format, tuple[str, ...]] = {
     "chat": ("messages",),
     "prompt_completion": ("prompt", "completion"),
+    "preference": ("input", "preferred_output", "non_preferred_output"),
     "translation": ("source", "target"),
     "qa": ("question", "context", "answer"),
     "classification": ("text", "label"),

@@ -21,6 +21,7 @@ from adapters.prompt import (
 from finetune.chats import Chat, parse_chat
 from finetune.config import Recipe
 from finetune.data_config import FORMATS, Data, Format
+from finetune.preferences import PREFERRED, parse_preference
 from finetune.reading import BadLine, Broken, LeftOut, Reading, Record, check_text
 
 
@@ -136,6 +137,9 @@ def _parse(
         case "chat":
             chat = parse_chat(fields, data.columns.get("messages", "messages"))
             return chat, (chat.messages[chat.last]["content"],)
+        case "preference":
+            pair = parse_preference(fields, data.columns)
+            return pair, (pair.messages[-1]["content"],)
         case "prompt_completion":
             return GenerateInput(_text(fields, data, "prompt")), (
                 _text(fields, data, "completion"),
@@ -154,6 +158,8 @@ def _parse(
 def _format(recipe: Recipe, fields: dict[str, Any]) -> Format:
     if recipe.data.format != "auto":
         return recipe.data.format
+    if recipe.training.method == "dpo" or PREFERRED in fields:
+        return "preference"
     if recipe.task == "generate":
         chat = recipe.data.columns.get("messages", "messages") in fields
         return "chat" if chat else "prompt_completion"

@@ -9,6 +9,8 @@ Sequences are padded on the right. Attention is causal, so no real token ever se
 and no attention mask is needed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,9 @@ def run(inner: Any, rows: list[list[int]], limit: int, *, keep_cache: bool = Fal
     """
     device = inner.get_input_embeddings().weight.device
     start = common_prefix(rows, limit)
-    if (len(rows) - 1) * start < _WORTHWHILE_TOKENS:
+    # checkpointed layers run again in the backward pass, when a cache would grow once more
+    checkpointed = inner.training and getattr(inner, "is_gradient_checkpointing", False)
+    if checkpointed or (len(rows) - 1) * start < _WORTHWHILE_TOKENS:
         start = 0
     cache = None
     if start:
@@ -69,6 +73,16 @@ def common_prefix(rows: list[list[int]], limit: int) -> int:
         if low[position] != high[position]:
             return position
     return max(longest, 0)
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """Answer as the base; peft's own `disable_adapter` also looks at every layer each time."""
+    model.base_model.disable_adapter_layers()
+    try:
+        yield
+    finally:
+        model.base_model.enable_adapter_layers()
 
 
 def inner_model(model: Any) -> Any:

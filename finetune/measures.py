@@ -4,12 +4,13 @@ translate  chrF, chrF++ and BLEU of greedy translations; whether placeholders ar
 answer     exact match and F1 of greedy answers, as SQuAD defines them
 classify   accuracy, macro F1 and calibration of the most likely label; figures of each label
 generate   perplexity and loss of the held-out answers; ROUGE-L and checks of greedy ones, such
-           as code that must pass asserts
+           as code that must pass asserts; of preferences also the share of pairs whose preferred
+           answer is the likelier one, token by token
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
@@ -42,6 +43,12 @@ class Outcome:
 def measure(asked: Asked) -> Outcome:
     """Ask a model everything that its task is measured by."""
     return _MEASURES[asked.recipe.task](asked)
+
+
+def figures(asked: Asked) -> dict[str, float]:
+    """The task's figures of a model as it is, without intervals."""
+    measured = measure(asked).measured
+    return {name: float(found.score(found.over[None, :])[0]) for name, found in measured.items()}
 
 
 def _translations(asked: Asked) -> Outcome:
@@ -118,8 +125,25 @@ def _continuations(asked: Asked) -> Outcome:
         "loss": _over_all(metrics.ratio(totals, counts), rows),
     }
     each = [-total / count for total, count in zip(totals, counts, strict=True)]
+    if (right := _preferred_are_likelier(asked, each)) is not None:
+        likely["preference_accuracy"] = _over_all(metrics.mean(right), rows)
     what = "log-probability of a token of the reference, nats"
     return Outcome(said, likely | measured, each, what)
+
+
+def _preferred_are_likelier(asked: Asked, preferred: list[float]) -> list[float] | None:
+    """1 for each pair whose preferred answer has the higher mean log-probability, else 0.
+
+    None: the rows are no preferences.
+    """
+    if not all(row.rejected_supervised for row in asked.rows):
+        return None
+    others = [replace(r, ids=r.rejected_ids, supervised=r.rejected_supervised) for r in asked.rows]
+    losses = asked.losses(others)
+    if losses is None:
+        return None
+    pairs = zip(preferred, *losses, strict=True)
+    return [float(mean > -total / count) for mean, total, count in pairs]
 
 
 def _checked(evaluation: Evaluation, rows: list[Row], said: list[str]) -> dict[str, Measured]:

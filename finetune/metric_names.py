@@ -24,6 +24,7 @@ UNITS: dict[Task, dict[str, str]] = {
         "perplexity": "lower is better", "loss": "nats a token, lower is better",
         "rouge_l": "ROUGE-L F1", "json_valid": "share", "pattern": "share",
         "pass@1": "share of answers whose code passes its asserts",
+        "preference_accuracy": "share of pairs whose preferred answer is the likelier one",
     },
 }  # fmt: skip
 LOWER_IS_BETTER = frozenset({"ece", "perplexity", "loss"})

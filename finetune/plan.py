@@ -3,20 +3,28 @@
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from adapters.bases import Base
-from finetune.batching import derived_seed, make_batches
+from finetune.batching import Batches
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
+from finetune.memory import BYTES, Load, Parting, Shape, memory_bytes, part
+from finetune.objectives import objective_of, usable_rows
+from finetune.options import Training
+from finetune.precision import training_dtype
+from finetune.quantization import NF4_BYTES, check_quantization
 
 _EFFICIENCY = 0.5
 """Share of the time of a step that is matrix products; measured 0.4 to 0.6 with a
 135M-parameter model on 2 cores (the rest is norms, attention and the optimiser)."""
 _FLOPS_A_TOKEN_AND_PARAMETER = 4
 """Two forward and two backward: weights are frozen, so only activations get gradients."""
+_RECOMPUTED = 0.5
+"""Activation checkpointing's second forward pass, in steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,9 @@ class Plan:
     """Trained on in all, every pass counted."""
     tokens_per_second: float
     """Expected."""
+    micro_batch_tokens: int | None = None
+    """Tokens that go through the model at once; None: a whole batch."""
+    activation_checkpointing: bool = False
 
     @property
     def seconds(self) -> float:
@@ -51,25 +62,45 @@ def cores() -> int:
 
 
 def choose_dtype(wanted: str, device: str) -> str:
-    """float32 on a CPU, whose bfloat16 products are slower; bfloat16 on a GPU that has it."""
+    """For a probe: float32 on a CPU, which is exact there; bfloat16 on a GPU that has it."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
-def make_plan(recipe: Recipe, train: list[Row], parameters: int) -> Plan:
-    """Plan a run over the given training rows on this machine."""
+def make_plan(
+    recipe: Recipe,
+    train: list[Row],
+    parameters: int,
+    base: Path | None = None,
+    precision: Path | None = None,
+) -> Plan:
+    """Plan a run over the given training rows on this machine.
+
+    Args:
+        parameters: of the base model.
+        base: its folder; without it, neither memory nor the faster dtype is looked at.
+        precision: a file that keeps the measured dtype, as `training_dtype` says.
+
+    Raises:
+        InvalidInput: the recipe wants a quantised base, which this machine can't train.
+    """
+    options = recipe.training
+    objective = objective_of(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = choose_dtype(recipe.training.dtype, device)
     threads = cores()
     torch.set_num_threads(threads)
-    lengths = [len(row.ids) for row in train if row.supervised]
-    seed = derived_seed(recipe.training.seed, 0)
-    batches = len(make_batches(lengths, recipe.training.batch_tokens, seed))
-    steps, epochs = batches * recipe.training.epochs, float(recipe.training.epochs)
-    if recipe.training.max_steps is not None and recipe.training.max_steps < steps:
-        epochs *= recipe.training.max_steps / steps
-        steps = recipe.training.max_steps
+    shape = None if base is None else Shape.of(base)
+    dtype = training_dtype(options.dtype, device, base, precision)
+    check_quantization(options.quantization, device)
+    rows = usable_rows(train, objective)
+    batches = Batches(rows, objective.width, options.batch_tokens, options.seed).per_epoch
+    steps, epochs = batches * options.epochs, float(options.epochs)
+    if options.max_steps is not None and options.max_steps < steps:
+        epochs *= options.max_steps / steps
+        steps = options.max_steps
+    parting = _parting(options, rows, device, dtype, parameters, shape)
+    passes = objective.passes + _RECOMPUTED * parting.activation_checkpointing
     speed = matrix_flops(device, dtype) * _EFFICIENCY
     return Plan(
         device=device,
@@ -77,14 +108,42 @@ def make_plan(recipe: Recipe, train: list[Row], parameters: int) -> Plan:
         threads=threads,
         batches_per_epoch=batches,
         steps=steps,
-        tokens=int(sum(lengths) * epochs),
-        tokens_per_second=speed / (_FLOPS_A_TOKEN_AND_PARAMETER * parameters),
+        tokens=int(sum(map(objective.tokens, rows)) * epochs),
+        tokens_per_second=speed / (_FLOPS_A_TOKEN_AND_PARAMETER * passes * parameters),
+        micro_batch_tokens=parting.micro_batch_tokens,
+        activation_checkpointing=parting.activation_checkpointing,
     )
 
 
+def _parting(
+    options: Training,
+    rows: list[Row],
+    device: str,
+    dtype: str,
+    parameters: int,
+    shape: Shape | None,
+) -> Parting:
+    """What the recipe says of memory; what it leaves open follows from what fits."""
+    found = Parting(None, activation_checkpointing=False)
+    if shape is not None and rows:
+        width = objective_of(options).width
+        spoken = sum(len(row.supervised) for row in rows) / sum(len(row.ids) for row in rows)
+        load = Load(options.batch_tokens, max(map(width, rows)), spoken)
+        memory = memory_bytes(device)
+        each = BYTES[dtype] if options.quantization == "none" else NF4_BYTES
+        weights = int(parameters * each)
+        found = part(shape, load, dtype=dtype, weights=weights, memory=memory)
+    tokens, checkpointing = options.micro_batch_tokens, options.activation_checkpointing
+    return Parting(
+        found.micro_batch_tokens if tokens is None else tokens,
+        found.activation_checkpointing if checkpointing == "auto" else checkpointing == "on",
+    )
+
+
+@cache
 def matrix_flops(device: str, dtype: str) -> float:
-    """Floating-point operations a second in a matrix product, measured in about 0.2 s."""
-    size, budget_s = 768, 0.2
+    """Floating-point operations a second in a matrix product, measured once in about 0.2 s."""
+    size, budget_s = 768 if device == "cpu" else 4096, 0.2
     matrix = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     torch.mm(matrix, matrix)
     started, done = time.perf_counter(), 0

@@ -145,7 +145,12 @@ def show(report: Report, console: Console) -> None:
         more = f", … ({len(report.labels)} in all)" if len(report.labels) > len(top) else ""
         rows.append(("labels", ", ".join(f"{name} {count}" for name, count in top) + more))
     plan = report.plan
-    rows.append(("machine", f"{plan['device']}, {plan['dtype']}, {plan['threads']} threads"))
+    machine = f"{plan['device']}, {plan['dtype']}, {plan['threads']} threads"
+    if plan["micro_batch_tokens"] is not None:
+        machine += f", {plan['micro_batch_tokens']} tokens at once"
+    if plan["activation_checkpointing"]:
+        machine += ", activations computed twice"
+    rows.append(("machine", machine))
     rows.append(
         ("training", f"{plan['steps']} steps, {plan['tokens']:,} tokens, "
                      f"about {duration(report.seconds)}")

@@ -53,6 +53,13 @@ class Progress:
         if step:
             self.console.print(f"resumed after step {step}", highlight=False)
 
+    def chosen(self, step: int, figure: str, value: float) -> None:
+        """Say whose weights are kept."""
+        self.console.print(
+            f"kept the adapter of step {step}: best validation {figure}, {value:.4g}",
+            highlight=False,
+        )
+
     def advance(self, step: int, steps: int, tokens: int, loss: float) -> float:
         """Count one step; returns tokens a second since the start of this process's part."""
         self._done += tokens

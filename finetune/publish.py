@@ -77,6 +77,7 @@ def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, pro
         live=report["live"]["identity"] if _compared(report) else None,
         gate=None if report.get("gate") is None else Verdict(**report["gate"]),
         probe=probe.digest(),
+        parents=[] if recipe.parent is None else [recipe.parent],
     )
 
 

@@ -3,7 +3,7 @@
     HOME/runs/NAME-<recipe digest>/
         recipe.yaml
         prepared.jsonl, dataset.json          prepare
-        preflight.json                        check
+        precision.json, preflight.json        check
         metrics.jsonl, checkpoints/, adapter/, loss.png   train
         predictions.jsonl, report.html, report.json       evaluate
         published.json                        publish
@@ -38,11 +38,13 @@ from finetune.data import (
     source_digests,
 )
 from finetune.live import find_live
+from finetune.metrics_file import read_metrics
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
 from finetune.publish import dataset_refs, make_probe, package_versions, publish
 from finetune.report_page import Settings, render
-from finetune.train import read_metrics, stop_on_signals, train
+from finetune.reporters import check_installed
+from finetune.train import stop_on_signals, train
 
 STEPS = ("prepare", "check", "train", "evaluate", "publish")
 _MARKS = {
@@ -108,7 +110,10 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        return make_plan(self.recipe, self.prepared.of("train"), self.base.parameters)
+        train = self.prepared.of("train")
+        return make_plan(
+            self.recipe, train, self.base.parameters, self.base.path, self.folder / "precision.json"
+        )
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -126,8 +131,9 @@ class Run:
         save_prepared(prepared, self.folder, self.base.ref.fingerprint)
         if self._prepared_digest() != before:
             self._forget(
-                "adapter", "checkpoints", "preflight.json", "report.json", "published.json"
-            )
+                "adapter", "checkpoints", "precision.json", "preflight.json", "report.json",
+                "published.json",
+            )  # fmt: skip
         self.__dict__.pop("prepared", None)
         counts = {split: len(self.prepared.of(split)) for split in ("train", "test")}
         self.console.print(f"{counts['train']} training examples, {counts['test']} held out")
@@ -139,6 +145,7 @@ class Run:
             PreflightFailed: with every reason.
         """
         self._forget("preflight.json")
+        check_installed(self.recipe.training.report_to)
         report = preflight.check(self.prepared, self.recipe, self.plan)
         preflight.show(report, self.console)
         if report.errors:
@@ -153,7 +160,10 @@ class Run:
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
             train(job, resume=self.resume, stop=stop, progress=progress)
+            asked_to_stop = stop()
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
+        if asked_to_stop:  # in the last step: it is trained, and what comes next is left
+            raise KeyboardInterrupt
 
     def evaluate(self) -> None:
         """Measure base, adapter and live version on the held-out examples; judge the gate."""

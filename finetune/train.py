@@ -1,8 +1,8 @@
 """Training: one loop, from the base model to an adapter.
 
-The loss is over supervised tokens only. Everything that decides how it goes on is in the
-seed, the step and the last checkpoint, so a resumed run gives the losses of one that was
-never stopped.
+The loss is over the answers only. Everything that decides how it goes on is in the recipe,
+the step and the last checkpoint, so a resumed run gives the losses of one that was never
+stopped.
 """
 
 import json
@@ -10,6 +10,7 @@ import math
 import shutil
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,21 +19,28 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-from adapters.errors import AdapterError, IncompatibleAdapter
+from adapters.errors import IncompatibleAdapter, InvalidInput
 from finetune.base_model import load_model
-from finetune.batching import derived_seed, make_batches
-from finetune.checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
-from finetune.config import Recipe, Training
+from finetune.batching import Batches, derived_seed, split_batch
+from finetune.checkpoint import (
+    Best,
+    Checkpoint,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from finetune.config import Recipe
 from finetune.data import Row
-from finetune.forward import projection_is_plain, supervised_losses
+from finetune.divergence import Guard
+from finetune.forward import projection_is_plain
+from finetune.metrics_file import metrics_file, read_metrics
+from finetune.objectives import Objective, objective_of, usable_rows
+from finetune.options import Training
 from finetune.plan import Job
 from finetune.progress import Progress
-
-
-class Diverged(AdapterError):
-    """The loss is no number any more."""
-
-    code = "training_diverged"
+from finetune.quantization import load_quantized
+from finetune.reporters import reporting
+from finetune.validation import Validation
 
 
 class Interrupted(Exception):
@@ -59,58 +67,87 @@ def train(
 
     Raises:
         Interrupted: `stop` said so; the checkpoint is written.
-        Diverged: the loss or its gradient is no finite number.
+        Diverged: the loss is no finite number, or clearly worse than with earlier weights.
         IncompatibleAdapter: the base's architecture can't be trained here.
+        InvalidInput: no example has anything to learn from, or a reporter is not installed.
     """
     options, plan, folder = job.recipe.training, job.plan, job.folder
-    rows = [row for row in job.prepared.of("train") if row.supervised]
-    model = _new_adapter(job, rows[0])
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=options.weight_decay)
-    step = _restore(folder, model, optimizer) if resume else _forget(folder)
+    objective = objective_of(options)
+    batches = _batches(job, objective)
+    validation = Validation(job, objective)
+    model = _new_adapter(job, batches.rows[0])
+    optimizer = make_optimizer(model, options)
+    step, best = _restore(folder, model, optimizer) if resume else _forget(folder)
+    guard = Guard(folder / "checkpoints", options.checkpoint_every_steps, objective, batches)
+    guard.replay(e for e in read_metrics(folder / "metrics.jsonl") if e["step"] <= step)
     progress = Progress(plan.tokens) if progress is None else progress
-    batches: list[list[Row]] = []
     model.train()
-    with progress, _metrics_file(folder / "metrics.jsonl", step) as write:
+    with (
+        progress,
+        metrics_file(folder / "metrics.jsonl", step) as write,
+        reporting(job, step, progress.console) as report,
+    ):
         progress.skip(step)
-        while step < plan.steps:
-            epoch, position = divmod(step, plan.batches_per_epoch)
-            if not batches or position == 0:
-                batches = epoch_batches(rows, options, epoch)
-            batch = batches[position]
+        while step < plan.steps and not _settled(best, options.patience):
+            batch = batches.at(step)
             rate = learning_rate(step, plan.steps, options)
             torch.manual_seed(derived_seed(options.seed, step))  # dropout depends on the step alone
-            loss = _optimise(model, optimizer, weights, batch, rate, options.max_grad_norm)
+            parts = split_batch(batch, objective.width, plan.micro_batch_tokens)
+            found = _optimise(model, optimizer, objective, parts, rate, options.max_grad_norm)
             step += 1
-            if not math.isfinite(loss):
-                raise _diverged(step, loss, rate)
-            tokens = sum(len(row.ids) for row in batch)
+            guard.judge(model, step, found["loss"], rate)
+            tokens = sum(map(objective.tokens, batch))
             entry: dict[str, Any] = {
-                "step": step, "epoch": epoch, "loss": loss, "learning_rate": rate,
-                "tokens": tokens, "time": time.time(),
-                "tokens_per_second": progress.advance(step, plan.steps, tokens, loss),
+                "step": step, "epoch": (step - 1) // plan.batches_per_epoch, **found,
+                "learning_rate": rate, "tokens": tokens, "time": time.time(),
+                "tokens_per_second": progress.advance(step, plan.steps, tokens, found["loss"]),
             }  # fmt: skip
-            stopping = stop() and step < plan.steps
-            if stopping or step % options.checkpoint_every_steps == 0 or step == plan.steps:
-                entry |= _validate(model, job.prepared.of("validation"), options)
-                save_checkpoint(folder / "checkpoints", _snapshot(step, model, optimizer))
+            regular = step % options.checkpoint_every_steps == 0 or step == plan.steps
+            if regular:  # never where a run happens to be stopped: it would choose differently
+                entry |= (figures := validation(model))
+                if options.best_by is not None:
+                    best = validation.better(best, figures, model, step)
             write(entry)
+            report(entry)
+            stopping = stop() and step < plan.steps
+            if regular or stopping:
+                here = _snapshot(step, model, optimizer, best)
+                save_checkpoint(folder / "checkpoints", here, guard.good_step)
             if stopping:
                 raise Interrupted(step)
+    if best is not None:
+        set_peft_model_state_dict(model, best.adapter)
+        progress.chosen(best.step, str(options.best_by), best.value)
+    guard.check_finite(model)
     return save_adapter(model, folder / "adapter")
+
+
+def _batches(job: Job, objective: Objective) -> Batches:
+    options = job.recipe.training
+    rows = usable_rows(job.prepared.of("train"), objective)
+    if not rows:
+        raise InvalidInput(
+            "no training example has anything to learn from",
+            hint="raise training.max_length or shorten the prompts",
+            param="data.train",
+        )
+    return Batches(rows, objective.width, options.batch_tokens, options.seed)
 
 
 def _new_adapter(job: Job, row: Row) -> Any:
     """The base model with a fresh adapter; the seed decides its first values."""
     torch.manual_seed(job.recipe.training.seed)
     base, plan = job.base, job.plan
-    model = attach_lora(load_model(base.path, plan.dtype, plan.device), job.recipe, base.name)
+    load = load_model if job.recipe.training.quantization == "none" else load_quantized
+    model = attach_lora(load(base.path, plan.dtype, plan.device), job.recipe, base.name)
     if not projection_is_plain(model, row.ids[:16]):
         raise IncompatibleAdapter(
             f"base {base.name}: {base.architecture} changes its logits after the projection",
             hint="use another base model",
             param="base",
         )
+    if plan.activation_checkpointing:
+        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -124,6 +161,7 @@ def attach_lora(model: Any, recipe: Recipe, base_name: str) -> Any:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
+        use_rslora=lora.use_rslora,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
         bias="none",
@@ -143,11 +181,17 @@ def attach_lora(model: Any, recipe: Recipe, base_name: str) -> Any:
     return wrapped
 
 
-def epoch_batches(rows: list[Row], options: Training, epoch: int) -> list[list[Row]]:
-    """The batches of one pass."""
-    lengths = [len(row.ids) for row in rows]
-    batches = make_batches(lengths, options.batch_tokens, derived_seed(options.seed, epoch))
-    return [[rows[position] for position in batch] for batch in batches]
+def make_optimizer(model: Any, options: Training) -> torch.optim.AdamW:
+    """AdamW in two groups: A, and B, which learns faster with LoRA+ (Hayou et al. 2024)."""
+    sides: dict[bool, list[Any]] = {False: [], True: []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            sides["lora_B" in name].append(weight)
+    groups = [
+        {"params": sides[False], "ratio": 1.0},
+        {"params": sides[True], "ratio": options.loraplus_lr_ratio},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay)
 
 
 def learning_rate(step: int, steps: int, options: Training) -> float:
@@ -160,94 +204,75 @@ def learning_rate(step: int, steps: int, options: Training) -> float:
 
 
 def _optimise(
-    model: Any, optimizer: Any, weights: list[Any], batch: list[Row], rate: float, max_norm: float
-) -> float:
-    """One step; returns the batch's mean loss in nats, or NaN when the gradient is not finite."""
+    model: Any,
+    optimizer: Any,
+    objective: Objective,
+    parts: list[list[Row]],
+    rate: float,
+    max_norm: float,
+) -> dict[str, float]:
+    """One step over a batch in parts, as if it had gone through whole.
+
+    Returns:
+        The batch's mean loss in nats, NaN when the gradient is not finite, and the means of
+        the objective's other figures.
+    """
+    units = sum(objective.units(row) for part in parts for row in part)
+    totals: dict[str, float] = defaultdict(float)
+    for part in parts:
+        losses = objective.losses(model, part)
+        (losses.values.sum() / units).backward()
+        for name, values in {"loss": losses.values, **losses.figures}.items():
+            totals[name] += float(values.detach().sum())
+    weights = []
     for group in optimizer.param_groups:
-        group["lr"] = rate
-    losses, _ = supervised_losses(model, batch)
-    loss = losses.mean()
-    loss.backward()
+        group["lr"] = rate * group["ratio"]
+        weights += group["params"]
     norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
     if not torch.isfinite(norm):
-        return math.nan
+        return {"loss": math.nan}
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss.item())
+    return {name: total / units for name, total in totals.items()}
 
 
-def _diverged(step: int, loss: float, rate: float) -> Diverged:
-    return Diverged(
-        f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
-        hint="lower training.learning_rate or raise training.warmup_ratio; "
-        "with bfloat16, try training.dtype=float32",
-    )
+def _settled(best: Best | None, patience: int | None) -> bool:
+    """Whether the best adapter was not beaten for long enough."""
+    return best is not None and patience is not None and best.waited >= patience
 
 
-def _validate(model: Any, rows: list[Row], options: Training) -> dict[str, float]:
-    """Mean loss on the validation rows, if there are any."""
-    rows = [row for row in rows if row.supervised]
-    if not rows:
-        return {}
-    model.eval()
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for batch in epoch_batches(rows, options, 0):
-            losses, _ = supervised_losses(model, batch)
-            total, count = total + float(losses.sum()), count + len(losses)
-    model.train()
-    return {"validation_loss": total / count}
-
-
-def _snapshot(step: int, model: Any, optimizer: Any) -> Checkpoint:
+def _snapshot(step: int, model: Any, optimizer: Any, best: Best | None) -> Checkpoint:
     adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return Checkpoint(step, adapter, optimizer.state_dict())
+    return Checkpoint(step, adapter, optimizer.state_dict(), best)
 
 
-def _restore(folder: Path, model: Any, optimizer: Any) -> int:
-    """Load the last checkpoint, if there is one; returns the steps done."""
+def _restore(folder: Path, model: Any, optimizer: Any) -> tuple[int, Best | None]:
+    """Load the last checkpoint, if there is one; returns the steps done and the best so far.
+
+    Raises:
+        InvalidInput: it is damaged, or of another release.
+    """
     known = checkpoints(folder / "checkpoints")
     if not known:
         return _forget(folder)
     checkpoint = load_checkpoint(known[-1])
     set_peft_model_state_dict(model, checkpoint.adapter)
-    optimizer.load_state_dict(checkpoint.optimizer)
-    return checkpoint.step
+    try:
+        optimizer.load_state_dict(checkpoint.optimizer)
+    except ValueError as error:
+        raise InvalidInput(
+            f"{known[-1].name} is of another release of the trainer: {error}",
+            hint="start without --resume",
+        ) from error
+    return checkpoint.step, checkpoint.best
 
 
-def _forget(folder: Path) -> int:
-    """Remove what an earlier run left; returns 0 steps done."""
+def _forget(folder: Path) -> tuple[int, Best | None]:
+    """Remove what an earlier run left."""
     for name in ("checkpoints", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
-    return 0
-
-
-@contextmanager
-def _metrics_file(path: Path, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Append to metrics.jsonl, after dropping steps that the checkpoint does not have."""
-    kept = [entry for entry in read_metrics(path) if entry["step"] <= step]
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-    with path.open("a") as file:
-
-        def write(entry: dict[str, Any]) -> None:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-
-        yield write
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Entries of metrics.jsonl; a last line that a crash cut off is left out."""
-    if not path.is_file():
-        return []
-    entries = []
-    for line in path.read_text().splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries
+    return 0, None
 
 
 def save_adapter(model: Any, folder: Path) -> Path:

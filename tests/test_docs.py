@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
 
 from adapters.compatibility import PLAIN_STARTS, REFUSED
 from adapters.errors import AdapterError
+from finetune.options import Lora, Training
 from service.cli import app
 from service.errors import ServiceError
 from service.settings import Settings
@@ -27,6 +29,14 @@ def test_every_setting_is_documented(name: str) -> None:
     description = Settings.model_fields[name].description
     assert description
     assert re.search(rf"\| `{name}` \|.*{re.escape(description)}", REFERENCE)
+
+
+@pytest.mark.parametrize("part", [Lora, Training])
+def test_every_key_of_a_recipe_on_training_is_documented(part: type[BaseModel]) -> None:
+    for name, field in part.model_fields.items():
+        key = f"{part.__name__.lower()}.{name}"
+        assert field.description, key
+        assert re.search(rf"\| `{key}` \|.*{re.escape(field.description)}", REFERENCE), key
 
 
 def test_every_metric_is_documented() -> None:

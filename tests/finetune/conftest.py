@@ -13,7 +13,8 @@ from adapters.prompt import Renderer
 from adapters.registry import Registry
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe, check_recipe
-from finetune.data import Row
+from finetune.data import Row, prepare
+from finetune.plan import Job, make_plan
 from tests.tiny import make_tiny_base
 
 torch.set_num_threads(1)
@@ -117,6 +118,56 @@ def make_recipe(task_files: dict[str, Path]) -> Callable[..., Recipe]:
             **parts,
         }
         return check_recipe(raw)
+
+    return make
+
+
+@pytest.fixture
+def preferences(write_lines: Callable[..., Path]) -> Path:
+    """Forty-eight preferences in OpenAI's form: a thing's name rather than the word."""
+
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    return write_lines(
+        "preferences.jsonl",
+        [
+            {
+                "input": {"messages": [{"role": "user", "content": f"{word} the {thing}"}]},
+                "preferred_output": said(f"the {thing}"),
+                "non_preferred_output": said(f"{word} it"),
+            }
+            for word in WORDS
+            for thing in THINGS
+        ],
+    )
+
+
+@pytest.fixture
+def make_job(
+    make_recipe: Callable[..., Recipe], renderer: Renderer, base: Base, tmp_path: Path
+) -> Callable[..., Job]:
+    """A job whose data is prepared, in a folder of its own."""
+
+    def make(folder: str = "run", task: str = "translate", **parts: Any) -> Job:
+        recipe = make_recipe(task, **parts)
+        prepared = prepare(recipe, renderer, base.context_length)
+        place = tmp_path / folder
+        place.mkdir(exist_ok=True)
+        plan = make_plan(recipe, prepared.of("train"), base.parameters, base.path)
+        return Job(recipe, prepared, base, plan, place)
+
+    return make
+
+
+@pytest.fixture
+def make_preference_job(make_job: Callable[..., Job], preferences: Path) -> Callable[..., Job]:
+    """A job of preference tuning."""
+
+    def make(folder: str = "run", **parts: Any) -> Job:
+        parts["data"] = {"train": str(preferences), **parts.pop("data", {})}
+        parts["training"] = {"method": "dpo", "batch_tokens": 512, **parts.pop("training", {})}
+        return make_job(folder, "generate", **parts)
 
     return make
 

@@ -182,6 +182,34 @@ def test_a_recipe_changes_parts_of_the_prompt_only() -> None:
     assert recipe.template.user == "{text}"
 
 
+@pytest.mark.parametrize(
+    ("task", "format_", "training", "key"),
+    [
+        ("translate", "auto", {"method": "dpo"}, "training.method"),
+        ("generate", "chat", {"method": "dpo"}, "training.method"),
+        ("generate", "auto", {"beta": 0.5}, "training.beta"),
+        ("generate", "auto", {"loraplus_lr_ratio": 0.5}, "training.loraplus_lr_ratio"),
+        ("generate", "auto", {"report_to": ["wandb"]}, "training.report_to.0"),
+    ],
+)
+def test_settings_of_training_that_mean_nothing_are_mistakes(
+    task: str, format_: str, training: dict[str, Any], key: str
+) -> None:
+    languages = {"source_lang": "en", "target_lang": "fr"} if task == "translate" else {}
+    data = {"train": "x.jsonl", "format": format_, **languages}
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({"name": "a", "task": task, "data": data, "training": training})
+    assert [mistake.key for mistake in caught.value.mistakes] == [key]
+
+
+def test_preference_tuning_is_a_method_of_generate() -> None:
+    raw = {"name": "a", "task": "generate", "data": {"train": "x.jsonl"}}
+    recipe = check_recipe({**raw, "training": {"method": "dpo", "report_to": "tensorboard"}})
+    assert recipe.training.beta == 0.1
+    assert recipe.training.report_to == ["tensorboard"]
+    assert check_recipe(parse_yaml(recipe.to_yaml())) == recipe
+
+
 def test_every_key_of_the_data_is_documented() -> None:
     reference = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
     for name, field in Data.model_fields.items():

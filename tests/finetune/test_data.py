@@ -86,6 +86,34 @@ def test_what_is_saved_is_loaded_unchanged(
     assert prepared.labels == ["long", "short"]
 
 
+def test_preferences_are_written_and_read_again_whole(
+    make_recipe: Callable[..., Recipe], renderer: Renderer, preferences: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe("generate", data={"train": str(preferences)}, training={"method": "dpo"})
+    prepared = prepare(recipe, renderer, 512)
+    assert all(row.rejected_ids and row.rejected_supervised for row in prepared.rows)
+    assert not any(row.truncated for row in prepared.rows)
+    save_prepared(prepared, tmp_path, "base")
+    assert load_prepared(tmp_path).rows == prepared.rows
+
+
+def test_an_answer_that_was_not_preferred_is_cut_too(
+    make_recipe: Callable[..., Recipe], renderer: Renderer, write_lines: Callable[..., Path]
+) -> None:
+    said = {name: [{"role": "assistant", "content": text}] for name, text in (
+        ("preferred_output", "yes"), ("non_preferred_output", "no " * 60),
+    )}  # fmt: skip
+    path = write_lines(
+        "p.jsonl", [{"input": {"messages": [{"role": "user", "content": "well?"}]}, **said}]
+    )
+    recipe = make_recipe(
+        "generate", data={"train": str(path), "holdout_fraction": 0}, training={"max_length": 40}
+    )
+    (row,) = prepare(recipe, renderer, 512).rows
+    assert (len(row.rejected_ids), row.truncated) == (40, True)
+    assert row.rejected_supervised[-1] == 39
+
+
 def test_documents_are_held_out_whole_and_their_inputs_are_not_learned_elsewhere(
     make_recipe: Callable[..., Recipe], renderer: Renderer, write_lines: Callable[..., Path]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,13 @@ def test_the_table_shows_counts_and_text_with_brackets(
 
 def test_durations_read_well() -> None:
     assert [duration(s) for s in (5, 95, 3700)] == ["5 s", "1 min 35 s", "1 h 1 min"]
+
+
+def test_how_a_batch_is_parted_is_told(
+    make_recipe: Callable[..., Recipe], renderer: Renderer
+) -> None:
+    recipe = make_recipe("classify")
+    plan = replace(PLAN, micro_batch_tokens=64, activation_checkpointing=True)
+    said = io.StringIO()
+    show(check(prepare(recipe, renderer, 512), recipe, plan), Console(file=said, width=200))
+    assert "64 tokens at once, activations computed twice" in said.getvalue()

@@ -18,8 +18,8 @@ from adapters.registry import Registry
 from finetune.__main__ import main
 from finetune.config import packaged_recipes
 from finetune.evaluate import load_adapter
-from finetune.publish import PROBE_TOKENS
-from finetune.train import read_metrics
+from finetune.metrics_file import read_metrics
+from finetune.publish import PROBE_TOKENS, measure
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -236,3 +236,50 @@ def test_equal_runs_publish_the_same_digest(command: Any, home: Path) -> None:
     _, first, _ = command("run", "generate")
     _, second, _ = command("run", "generate")
     assert (first["version"], first["digest"]) == (second["version"], second["digest"])
+
+
+def test_a_signal_in_the_last_step_ends_the_run_before_the_evaluation(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        code, _, said = command("run", "generate")
+    assert code == 130
+    assert "last finished step" in said
+
+    _, answer, said = command("train", "generate", "--resume")
+    assert "all done already" in said
+    assert answer["done"] == ["prepare", "check", "train"]
+
+
+def test_preference_tuning_is_stopped_resumed_and_published_with_a_proof(
+    command: Any, home: Path, preferences: Path, base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = (
+        f"data.train={preferences}", "training.method=dpo", "training.max_steps=30",
+        "training.learning_rate=0.01", "training.loraplus_lr_ratio=4", "lora.use_rslora=true",
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        code, _, said = command("run", "generate", sets=sets)
+    assert (code, "checkpoint written after step 7 of 30" in said) == (130, True)
+    code, answer, said = command("run", "generate", "--resume", sets=sets)
+    assert code == 0, said
+
+    version = Registry.open(home).find(answer["version"])
+    assert version.manifest.peft["use_rslora"] is True
+    assert version.manifest.training["config"]["training"]["method"] == "dpo"
+    accuracy = version.manifest.metrics["preference_accuracy"]
+    assert accuracy.value > 0.9 > (accuracy.base_value or 0)
+    probe = Probe.load(version.folder / "probe.json")
+    model = load_adapter(base, version.folder, "float32", "cpu")
+    assert judge(probe, measure(model, probe), "float32").proved
+
+
+def test_a_missing_reporter_is_told_before_training(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    code, answer, _ = command("run", "translate", sets=("training.report_to=mlflow",))
+    assert (code, answer["error"]["param"]) == (2, "training.report_to")
+    assert "modiste[mlflow]" in answer["error"]["hint"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,29 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapters.bases import Base
 from adapters.errors import IncompatibleAdapter, InvalidInput
-from adapters.prompt import Renderer
+from finetune.base_model import load_model
+from finetune.batching import split_batch
 from finetune.checkpoint import checkpoints, load_checkpoint
-from finetune.config import Recipe
-from finetune.data import prepare
-from finetune.plan import Job, make_plan
-from finetune.train import Diverged, Interrupted, learning_rate, read_metrics, train
-
-
-@pytest.fixture
-def make_job(
-    make_recipe: Callable[..., Recipe], renderer: Renderer, base: Base, tmp_path: Path
-) -> Callable[..., Job]:
-    def make(folder: str = "run", **parts: Any) -> Job:
-        recipe = make_recipe("translate", **parts)
-        prepared = prepare(recipe, renderer, base.context_length)
-        place = tmp_path / folder
-        place.mkdir(exist_ok=True)
-        plan = make_plan(recipe, prepared.of("train"), base.parameters)
-        return Job(recipe, prepared, base, plan, place)
-
-    return make
+from finetune.data import Row
+from finetune.divergence import Diverged
+from finetune.metrics_file import read_metrics
+from finetune.objectives import Answers
+from finetune.plan import Job
+from finetune.quantization import check_quantization
+from finetune.train import Interrupted, _optimise, attach_lora, learning_rate, train
 
 
 def after(count: int) -> Callable[[], bool]:
@@ -44,6 +33,10 @@ def after(count: int) -> Callable[[], bool]:
 
 def losses(job: Job) -> list[float]:
     return [entry["loss"] for entry in read_metrics(job.folder / "metrics.jsonl")]
+
+
+def adapter(job: Job) -> dict[str, torch.Tensor]:
+    return load_file(job.folder / "adapter" / "adapter_model.safetensors")
 
 
 def test_the_loss_falls(make_job: Callable[..., Job]) -> None:
@@ -71,8 +64,7 @@ def test_a_resumed_run_gives_the_same_losses_and_weights_to_the_last_digit(
     train(parted, resume=True)
 
     assert losses(parted) == losses(whole)
-    one = load_file(whole.folder / "adapter" / "adapter_model.safetensors")
-    other = load_file(parted.folder / "adapter" / "adapter_model.safetensors")
+    one, other = adapter(whole), adapter(parted)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert any(weight.abs().max() > 0 for name, weight in one.items() if "lora_B" in name)
@@ -142,9 +134,9 @@ def test_only_lora_on_the_chosen_modules_is_trained_and_saved(make_job: Callable
 def test_a_loss_that_is_no_number_stops_with_the_reason(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune import train as module
+    from finetune import objectives as module
 
-    real = module.supervised_losses  # type: ignore[attr-defined]
+    real = module.supervised_losses
     calls = 0
 
     def spoiled(*arguments: Any) -> Any:
@@ -198,3 +190,121 @@ def test_a_plan_counts_steps_and_tokens(make_job: Callable[..., Job]) -> None:
     assert job.plan.tokens == 2 * sum(len(row.ids) for row in train_rows)
     assert job.plan.steps == 2 * job.plan.batches_per_epoch
     assert replace(job.plan, tokens=100, tokens_per_second=50.0).seconds == 2.0
+
+
+def test_a_quantised_base_needs_a_gpu_and_bitsandbytes(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInput, match="needs a GPU"):
+        make_job(training={"quantization": "nf4"})
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InvalidInput, match="bitsandbytes, which is not installed") as caught:
+        check_quantization("nf4", "cuda")
+    assert "modiste[qlora]" in str(caught.value.hint)
+
+
+def test_a_checkpoint_of_another_release_is_told(make_job: Callable[..., Job]) -> None:
+    job = make_job(training={"checkpoint_every_steps": 2})
+    with pytest.raises(Interrupted):
+        train(job, stop=after(2))
+    (path,) = (job.folder / "checkpoints").glob("*/optimizer.pt")
+    state = torch.load(path, weights_only=True)
+    whole = {**state["param_groups"][0], "params": list(range(len(state["state"])))}
+    torch.save({**state, "param_groups": [whole]}, path)  # one group, as it was before LoRA+
+    with pytest.raises(InvalidInput, match="another release"):
+        train(job, resume=True)
+
+
+def test_a_batch_in_parts_moves_the_weights_as_a_whole_one(make_job: Callable[..., Job]) -> None:
+    job = make_job()
+    rows, objective = job.prepared.of("train")[:12], Answers()
+
+    def stepped(parts: list[list[Row]]) -> tuple[float, list[torch.Tensor]]:
+        torch.manual_seed(3)
+        model = attach_lora(load_model(job.base.path, "float32", "cpu"), job.recipe, "tiny")
+        weights = [p for p in model.parameters() if p.requires_grad]
+        for weight in weights:
+            torch.nn.init.normal_(weight, std=0.1)
+        # plain descent: Adam makes whole steps of differences in the last digit
+        optimizer = torch.optim.SGD([{"params": weights, "ratio": 1.0}], lr=0.0)
+        return _optimise(model, optimizer, objective, parts, 1.0, math.inf)["loss"], weights
+
+    parts = split_batch(rows, objective.width, 64)
+    assert len(parts) > 2
+    one, whole = stepped([rows])
+    other, parted = stepped(parts)
+    assert other == pytest.approx(one, rel=1e-5)
+    for left, right in zip(parted, whole, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_in_parts_takes_the_same_steps(make_job: Callable[..., Job]) -> None:
+    options = {"epochs": 2, "learning_rate": 0.003, "batch_tokens": 512}
+    whole = make_job("whole", training=options)
+    parted = make_job("parted", training={**options, "micro_batch_tokens": 64})
+    assert (whole.plan.micro_batch_tokens, parted.plan.micro_batch_tokens) == (None, 64)
+    assert whole.plan.steps == parted.plan.steps
+
+    train(whole)
+    train(parted)
+
+    assert losses(parted)[0] == pytest.approx(losses(whole)[0], rel=1e-5)
+    assert losses(parted) == pytest.approx(losses(whole), rel=0.01)
+
+
+def test_recomputed_activations_give_the_same_losses_and_are_really_recomputed(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    calls = 0
+    forward = LlamaMLP.forward
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    options = {"learning_rate": 0.003, "max_steps": 4, "batch_tokens": 128}
+    plain = make_job("plain", training=options)
+    saving = make_job("saving", training={**options, "activation_checkpointing": "on"})
+    assert (plain.plan.activation_checkpointing, saving.plan.activation_checkpointing) == (0, 1)
+
+    train(plain)
+    calls = 0
+    train(saving)
+
+    assert losses(saving) == pytest.approx(losses(plain), rel=1e-4)
+    layers, checks = 2, 2  # the base's architecture is tried twice before training
+    assert calls == layers * (checks + 2 * 4)
+
+
+def test_rslora_scales_by_the_root_of_the_rank(make_job: Callable[..., Job]) -> None:
+    job = make_job(lora={"r": 4, "alpha": 8, "use_rslora": True})
+    wrapped = attach_lora(load_model(job.base.path, "float32", "cpu"), job.recipe, "tiny")
+    layers = [module for module in wrapped.modules() if hasattr(module, "lora_A")]
+    scales = {layer.scaling["default"] for layer in layers}
+    assert scales == {8 / 4**0.5}
+
+    config = json.loads((train(job) / "adapter_config.json").read_text())
+    assert config["use_rslora"] is True
+
+
+def test_lora_plus_moves_b_faster_than_a(make_job: Callable[..., Job]) -> None:
+    parts = {"max_steps": 1, "warmup_ratio": 0, "learning_rate": 1e-3}
+    plain = make_job("plain", training=parts)
+    plus = make_job("plus", training={**parts, "loraplus_lr_ratio": 16})
+    train(plain)
+    train(plus)
+
+    one, other = adapter(plain), adapter(plus)
+    for name, weight in one.items():  # B begins at zero, and Adam's first step is the rate itself
+        ratio = 16 if "lora_B" in name else 1
+        torch.testing.assert_close(other[name], ratio * weight, rtol=1e-3, atol=1e-6)
+    assert any(weight.abs().max() > 0 for name, weight in one.items() if "lora_B" in name)
+
+
+def test_examples_without_anything_to_learn_are_an_error(make_job: Callable[..., Job]) -> None:
+    with pytest.raises(InvalidInput, match="no training example has anything"):
+        train(make_job(training={"max_length": 8}))

@@ -1,0 +1,107 @@
+"""How much memory training takes, and how a batch is parted to fit it.
+
+All is decided by the base, the recipe and the machine's whole memory, never by what is free
+at the moment: a resumed run must part its batches as it did before, to the last digit.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+_SHARE = 0.6
+"""Of the memory; the rest is for the process itself, the data and other processes."""
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Of a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a base model decides the size of its activations."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """Read a base model's config.json; None where it says nothing of these."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        hidden, layers = config.get("hidden_size"), config.get("num_hidden_layers")
+        if hidden is None or layers is None:
+            return None
+        intermediate = config.get("intermediate_size") or 4 * hidden
+        return cls(layers, hidden, intermediate, config.get("vocab_size", 0))
+
+    def token_bytes(self, dtype: str, spoken: float, *, checkpointing: bool) -> float:
+        """Bytes that a token keeps from the forward to the backward pass.
+
+        A layer keeps its input, both norms' inputs and outputs, queries, keys, values and the
+        attention's output, and four of the MLP's width. With checkpointing each keeps its
+        input, and one layer at a time the rest. A supervised token has its logits, their
+        softmax and the gradient of both in float32.
+
+        Args:
+            spoken: share of the tokens that are supervised.
+        """
+        layer = 12 * self.hidden + 4 * self.intermediate
+        kept = self.layers * self.hidden + layer if checkpointing else self.layers * layer
+        return kept * BYTES[dtype] + spoken * 3 * self.vocabulary * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a recipe asks of memory."""
+
+    batch: int
+    """Tokens of a batch."""
+    longest: int
+    """Tokens of the longest example as a batch has it."""
+    spoken: float
+    """Share of the tokens that are supervised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """How a batch goes through the model."""
+
+    micro_batch_tokens: int | None
+    """Tokens at once; None: the whole batch."""
+    activation_checkpointing: bool
+
+
+def part(shape: Shape, load: Load, *, dtype: str, weights: int, memory: int) -> Parting:
+    """Choose how to part batches so that they fit a share of the memory.
+
+    Parts cost nothing but small products; checkpointing costs a third more time, so it is
+    chosen only when the longest example alone would not fit.
+
+    Args:
+        weights: bytes of the base.
+        memory: bytes of the machine or the device.
+    """
+    free = _SHARE * memory - weights
+    for checkpointing in (False, True):
+        each = shape.token_bytes(dtype, load.spoken, checkpointing=checkpointing)
+        fitting = int(free / each)
+        if fitting >= max(load.batch, load.longest):
+            return Parting(None, checkpointing)
+        if fitting >= load.longest:
+            return Parting(fitting, checkpointing)
+    return Parting(load.longest, activation_checkpointing=True)  # as small as it gets
+
+
+def memory_bytes(device: str, limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Memory of a GPU, or of this machine or container."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(physical, int(limit.read_text()))
+    except (OSError, ValueError):
+        return physical

@@ -1,0 +1,107 @@
+"""A version's recipe is repeated on new data or a new base, and the version stays on record."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.bases import Base, fingerprint
+from adapters.errors import BaseNotFound, InvalidInput
+from adapters.registry import Registry, Version
+from finetune.__main__ import main
+from finetune.again import repeated_recipe
+from finetune.config import RecipeError
+from tests.tiny import make_tiny_base
+
+
+@pytest.fixture(autouse=True)
+def same_handler() -> Iterator[None]:
+    """The command ends the process on SIGTERM; the tests' own does not."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def first(home: Path, task_files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> Version:
+    """A version that a run published."""
+    settings = [
+        f"data.train={task_files['generate']}", "training.max_steps=2", "training.batch_tokens=256",
+        "training.learning_rate=0.02", "lora.r=4", "evaluation.bootstrap_samples=20",
+        "evaluation.max_new_tokens=4",
+    ]  # fmt: skip
+    options = [part for text in settings for part in ("--set", text)]
+    assert main(["run", "generate", "--home", str(home), "--json", *options]) == 0
+    return Registry.open(home).find(json.loads(capsys.readouterr().out)["version"])
+
+
+@pytest.fixture
+def new_data(write_lines: Any) -> Path:
+    return write_lines("new.jsonl", [{"prompt": f"say {n}", "completion": "no"} for n in range(40)])
+
+
+@pytest.fixture
+def other_base(home: Path, tmp_path: Path, base: Base) -> Base:
+    folder = make_tiny_base(tmp_path / "other", seed=5)
+    other = base.model_copy(
+        update={"name": "other", "path": folder, "ref": fingerprint(folder, "other", "float32")}
+    )
+    Registry.open(home).add_base(other, default=True)
+    return other
+
+
+def test_again_makes_the_next_version_and_names_its_parent(
+    first: Version, new_data: Path, other_base: Base, home: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = ["again", first.reference, "--data", str(new_data), "--home", str(home), "--json"]
+    assert main(arguments) == 0
+    second = Registry.open(home).find(json.loads(capsys.readouterr().out)["version"])
+
+    assert (second.name, second.number) == (first.name, first.number + 1)
+    assert second.manifest.parents == [f"{first.name}@{first.digest}"]
+    assert second.manifest.base == first.manifest.base  # not the default by now
+    assert second.manifest.datasets != first.manifest.datasets
+    before, after = (v.manifest.training["config"] for v in (first, second))
+    assert after["data"]["train"] == [str(new_data)]
+    changed = ("data", "base", "parent")
+    assert {k: v for k, v in after.items() if k not in changed} == {
+        k: v for k, v in before.items() if k not in changed
+    }
+
+    assert main([*arguments, "--resume"]) == 0
+    assert "all done already" in capsys.readouterr().err
+
+
+def test_again_may_change_the_base_and_any_key(
+    first: Version, other_base: Base, home: Path
+) -> None:
+    registry = Registry.open(home)
+    recipe = repeated_recipe(registry, first.reference, [], "other", ["lora.r=8"])
+    assert (recipe.base, recipe.lora.r) == ("other", 8)
+    assert recipe.data.train == first.manifest.training["config"]["data"]["train"]
+
+
+def test_what_cannot_be_repeated_is_told(
+    first: Version, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry.open(home)
+    with pytest.raises(InvalidInput, match="needs something new"):
+        repeated_recipe(registry, first.reference, [])
+    with pytest.raises(RecipeError, match=r"lora\.ranks"):
+        repeated_recipe(registry, first.reference, ["x.jsonl"], None, ["lora.ranks=3"])
+
+    monkeypatch.setattr(Registry, "bases", lambda _self: [])
+    with pytest.raises(BaseNotFound, match="--base"):
+        repeated_recipe(registry, first.reference, ["x.jsonl"])
+
+    first.manifest.training.pop("config")
+    monkeypatch.setattr(Registry, "find", lambda _self, _reference: first)
+    with pytest.raises(InvalidInput, match="imported or merged"):
+        repeated_recipe(registry, first.reference, ["x.jsonl"])
+
+    assert main(["run", "generate", "--data", "x.jsonl", "--home", str(home)]) == 2
+    assert "are for again" in capsys.readouterr().err
