@@ -104,4 +104,4 @@ def test_what_cannot_be_repeated_is_told(
         repeated_recipe(registry, first.reference, ["x.jsonl"])
 
     assert main(["run", "generate", "--data", "x.jsonl", "--home", str(home)]) == 2
-    assert "are for again" in capsys.readouterr().err
+    assert "--data is for again" in capsys.readouterr().err
