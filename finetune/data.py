@@ -44,6 +44,8 @@ class Row:
     supervised: list[int]
     """Positions in `ids` of the tokens that the model must say, ascending."""
     truncated: bool
+    lost: int = 0
+    """Tokens of the answer that were cut off."""
 
 
 @dataclass(slots=True)
@@ -213,6 +215,7 @@ def tokenise(
         ids=ids[:max_length],
         supervised=[i for i, spoken in enumerate(says[:max_length]) if spoken],
         truncated=len(ids) > max_length,
+        lost=sum(says[max_length:]),
     )
 
 

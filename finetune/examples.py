@@ -22,6 +22,7 @@ from finetune.chats import Chat, parse_chat
 from finetune.config import Recipe
 from finetune.data_config import FORMATS, Data, Format
 from finetune.reading import BadLine, Broken, LeftOut, Reading, Record, check_text
+from finetune.redaction import redact_example
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,13 @@ def examples_of(
     for record in records:
         try:
             given, references = _parse(record, recipe, labels)
+            given, references = redact_example(given, references, recipe.data.redacted)
             group = _group(record, recipe.data.split_by) if grouped else None
         except LeftOut as error:
             reading.skipped[str(error)] += 1
         except BadLine as error:
-            reading.note(Broken(record.path, record.line, str(error), record.part))
+            where = record.path, record.line
+            reading.note(Broken(*where, str(error), record.part, error.code))
         else:
             yield Example(given, references, record.origin, key_of(given), group)
 
@@ -133,7 +136,8 @@ def _parse(
         case "classification":
             label = _text(fields, data, "label").strip()
             if label not in labels:
-                raise BadLine(f"the label {label!r} is none of {', '.join(labels)[:200]}")
+                known = ", ".join(labels)[:200]
+                raise BadLine(f"the label {label!r} is none of {known}", "unknown_label")
             return ClassifyInput(_text(fields, data, "text"), tuple(labels)), (label,)
 
 
@@ -152,16 +156,17 @@ def _text(fields: dict[str, Any], data: Data, name: str, usual: str | None = Non
     if column in fields:
         value = fields[column]
         if value is None or (isinstance(value, str) and not value.strip()):
-            raise BadLine(f"{column!r} is empty")
+            raise BadLine(f"{column!r} is empty", "empty_field")
         if not isinstance(value, str):
             raise BadLine(f"{column!r} is not text but {str(value)[:40]}")
         try:
             return check_text(value)
         except BadLine as error:
-            raise BadLine(f"{column!r} {error}") from error
+            raise BadLine(f"{column!r} {error}", error.code) from error
     there = ", ".join(map(str, fields)) or "nothing"
     raise BadLine(
-        f"{column!r} is missing (there: {there[:200]}; data.columns.{name} names another column)"
+        f"{column!r} is missing (there: {there[:200]}; data.columns.{name} names another column)",
+        "missing_field",
     )
 
 
@@ -229,7 +234,7 @@ def _question(
     texts = [a.get("text") if isinstance(a, dict) else a for a in answers]
     known = [check_text(text) for text in texts if isinstance(text, str) and text.strip()]
     if len(known) < len(texts):
-        raise BadLine("'answers' has one that is empty or no text")
+        raise BadLine("'answers' has one that is empty or no text", "empty_field")
     if impossible is not None and impossible == bool(known):
         said = "has answers, yet" if known else "has no answers, yet"
         raise BadLine(f"{said} 'is_impossible' is {str(impossible).lower()}")

@@ -1,0 +1,152 @@
+"""How long training will take and how much memory it needs, measured by a few real steps.
+
+The real loop trains the real model on some of the real batches, in a folder that is thrown away.
+A step's time for each token is taken as their median, so that one step which had to wait for
+another process does not spoil it; the peak is what this process held resident at most.
+"""
+
+import gc
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+
+from adapters.bases import Base
+from finetune.batching import make_batches
+from finetune.config import Recipe
+from finetune.data import Prepared, Row
+from finetune.plan import Job, Plan
+from finetune.progress import Progress
+from finetune.train import Interrupted, train
+
+_STEPS = 5
+"""Measured ones; the one before warms up."""
+_BUDGET_S = 15.0
+"""After so long two measured steps are enough."""
+_FORWARD_SHARE = 0.35
+"""Of a step's time, what a pass without gradients takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a whole run will take."""
+
+    seconds: float
+    """Of training, validation included; evaluation is not."""
+    peak_bytes: int
+    """Resident memory of the process, on a GPU the memory that was given out there."""
+    tokens_per_second: float
+    steps_measured: int
+    took_seconds: float
+    """Of the measurement itself, loading the model included."""
+
+
+def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estimate:
+    """Train some steps and tell what all of them will take.
+
+    Raises:
+        Diverged, IncompatibleAdapter: as training would.
+    """
+    started = time.monotonic()
+    rows = [row for row in prepared.of("train") if row.supervised]
+    chosen = sample_batches(rows, recipe.training.batch_tokens)
+    trial_recipe = recipe.model_copy(
+        update={
+            "training": recipe.training.model_copy(
+                update={"max_steps": _STEPS + 1, "checkpoint_every_steps": 10 * _STEPS}
+            )
+        }
+    )
+    trial_plan = _plan_of(chosen, recipe, plan)
+    trial = Prepared(chosen, prepared.labels, {}, {})
+    _reset_peak(plan.device)
+    with TemporaryDirectory(prefix="modiste-trial-") as folder:
+        times = _run(Job(trial_recipe, trial, base, trial_plan, Path(folder)))
+        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    peak = peak_bytes(plan.device)
+    gc.collect()
+    tokens = [int(json.loads(line)["tokens"]) for line in lines]
+    each = seconds_per_token(times, tokens)
+    return Estimate(
+        seconds=each * (plan.tokens + _FORWARD_SHARE * _validated(recipe, prepared, plan)),
+        peak_bytes=peak,
+        tokens_per_second=1 / each,
+        steps_measured=len(tokens) - 1,
+        took_seconds=time.monotonic() - started,
+    )
+
+
+def sample_batches(rows: Sequence[Row], batch_tokens: int) -> list[Row]:
+    """The rows of a few batches: those with most supervised tokens, and some of every length."""
+    batches = make_batches([len(row.ids) for row in rows], batch_tokens)  # from short to long
+    heaviest = max(batches, key=lambda batch: sum(len(rows[i].supervised) for i in batch))
+    places = [round((len(batches) - 1) * k / (_STEPS - 1)) for k in range(_STEPS)]
+    chosen = {i for place in places for i in batches[place]} | set(heaviest)
+    return [rows[i] for i in sorted(chosen)]
+
+
+def seconds_per_token(times: Sequence[float], tokens: Sequence[int]) -> float:
+    """Median over steps of a step's time by its tokens; the first step only warms up.
+
+    Args:
+        times: seconds at which each step ended, [S], S > 1.
+        tokens: of each step, [S].
+    """
+    spans = [after - before for before, after in zip(times, times[1:], strict=False)]
+    return statistics.median(s / max(t, 1) for s, t in zip(spans, tokens[1:], strict=True))
+
+
+def _plan_of(rows: list[Row], recipe: Recipe, plan: Plan) -> Plan:
+    """The trial's own plan: as many passes over its few batches as its steps need."""
+    batches = len(make_batches([len(row.ids) for row in rows], recipe.training.batch_tokens))
+    tokens = sum(len(row.ids) for row in rows)
+    return replace(plan, batches_per_epoch=batches, steps=_STEPS + 1, tokens=tokens)
+
+
+def _run(job: Job) -> list[float]:
+    """Train until enough is known; returns the times at which steps ended."""
+    times: list[float] = []
+    started = time.perf_counter()
+
+    def stop() -> bool:
+        times.append(time.perf_counter())
+        return len(times) > 2 and times[-1] - started > _BUDGET_S
+
+    progress = Progress(job.plan.tokens, Console(quiet=True))
+    try:
+        train(job, stop=stop, progress=progress)
+    except Interrupted:
+        pass
+    return times
+
+
+def _validated(recipe: Recipe, prepared: Prepared, plan: Plan) -> int:
+    """Tokens that go through the model for validation in the whole run."""
+    once = sum(len(row.ids) for row in prepared.of("validation") if row.supervised)
+    return once * -(-plan.steps // recipe.training.checkpoint_every_steps)
+
+
+def _reset_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident
+    except OSError:
+        pass  # then it is the peak since the process began
+
+
+def peak_bytes(device: str) -> int:
+    """The most memory that was in use since it was last reset."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
