@@ -1,5 +1,7 @@
 """`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
 
+`python -m finetune plan RECIPE` proposes a base and settings instead.
+
 Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
 
@@ -7,15 +9,20 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.registry import Registry
 from finetune.command import prepare_process, tell_error
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
+from finetune.findings import PreflightFailed, broken_findings
+from finetune.reading import BrokenData
 
 COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish")
 
@@ -27,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_process()
     try:
         recipe = read_recipe(options.recipe, options.set)
+        if options.command == "plan":
+            return plan(recipe, options, console)
         return run_steps(recipe, options, console)
     except AdapterError as error:
         _fail(error, options.json)
@@ -43,7 +52,10 @@ def parser() -> argparse.ArgumentParser:
         description="Customise a base model: prepare, check, train, evaluate, publish.",
         epilog="A single command also does the earlier steps that are missing.",
     )
-    made.add_argument("command", choices=COMMANDS, help="run does all steps in order")
+    made.add_argument(
+        "command", choices=(*COMMANDS, "plan"),
+        help="run does all steps in order; plan proposes a base and settings",
+    )  # fmt: skip
     made.add_argument(
         "recipe", help=f"a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}"
     )
@@ -51,6 +63,14 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="override a key, for example --set training.epochs=1",
     )  # fmt: skip
+    made.add_argument(
+        "--data", metavar="FILE", dest="set", action="append", type="data.train={}".format,
+        help="short for --set data.train=FILE",
+    )  # fmt: skip
+    made.add_argument("--write", type=Path, metavar="FILE", help="plan: write the recipe there")
+    made.add_argument(
+        "--hours", type=float, default=8.0, help="plan: training may take so long (default 8)"
+    )
     made.add_argument("--resume", action="store_true", help="keep what is done; train on")
     made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
     made.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
@@ -87,8 +107,43 @@ def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> 
     return 0
 
 
+def plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
+    """Propose a base and settings; print them, and write them where asked."""
+    from finetune.preflight import duration
+    from finetune.proposal import propose, write_recipe
+
+    fixed = {text.partition("=")[0] for text in options.set}
+    proposal = propose(
+        recipe, Registry.open(options.home), fixed=fixed, hours=options.hours, say=_say
+    )
+    if options.write is not None:
+        write_recipe(proposal, options.write)
+        _say(f"wrote {options.write}: modiste finetune run {options.write}")
+    if options.json:
+        _print_json(proposal.to_json())
+        return 0
+    estimate = proposal.estimate
+    table = Table("setting", "value", "why", box=None)
+    for choice in proposal.choices:
+        table.add_row(choice.name, str(choice.value), Text(choice.reason))
+    how = (
+        f"median of {estimate.steps_measured} real steps, {estimate.tokens_per_second:.0f} tokens/s"
+    )
+    table.add_row("time", duration(estimate.seconds), how)
+    there = f"measured at the peak; {proposal.memory_bytes / 2**30:.1f} GiB there"
+    table.add_row("memory", f"{estimate.peak_bytes / 2**30:.2f} GiB", there)
+    for name, verdict in proposal.bases.items():
+        table.add_row(Text(f"base {name}"), "", Text(verdict))
+    console.print(table)
+    return 0
+
+
 def _fail(error: AdapterError, as_json: bool) -> None:
     more: dict[str, Any] = {}
+    if isinstance(error, PreflightFailed):
+        more["preflight"] = error.report
+    if isinstance(error, BrokenData):
+        more["findings"] = [asdict(found) for found in broken_findings(error)]
     if isinstance(error, RecipeError):
         more["mistakes"] = [
             {"key": m.key, "value": m.value, "problem": m.problem, "remedy": m.remedy}

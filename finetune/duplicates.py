@@ -25,9 +25,9 @@ _SHORTEST, _LONGEST = 24, 20_000
 _COMPARED = 8
 """Texts of a band that a text is compared with."""
 
-_MULTIPLIERS: NDArray[np.uint64] = (
-    np.random.default_rng(1).integers(0, 2**64, (_BANDS * _ROWS, 1), np.uint64) | np.uint64(1)
-)
+_MULTIPLIERS: NDArray[np.uint64] = np.random.default_rng(1).integers(
+    0, 2**64, (_BANDS * _ROWS, 1), np.uint64
+) | np.uint64(1)
 _SHIFTS = np.random.default_rng(2).integers(0, 2**64, (_BANDS * _ROWS, 1), np.uint64)
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -56,7 +56,8 @@ def sketch(text: str, scope: str = "") -> NDArray[np.uint32] | None:
     hashed = np.unique(hashed) ^ np.frombuffer(seed, np.uint64)
     hashed = (hashed ^ (hashed >> np.uint64(31))) * _BASE  # shingles alike must not hash alike
     mixed = (hashed[None, :] * _MULTIPLIERS + _SHIFTS) >> np.uint64(32)  # [120, S]
-    return mixed.min(axis=1).astype(np.uint32)
+    minima: NDArray[np.uint32] = mixed.min(axis=1).astype(np.uint32)
+    return minima
 
 
 class NearIndex:

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from adapters.errors import InvalidInput
+from finetune.reading import BrokenData
 
 Level = Literal["error", "warning"]
 
@@ -57,14 +60,18 @@ CODES: Mapping[str, tuple[Level, str]] = {
     "jwt": ("warning", "JSON web tokens"),
     "aws_key": ("warning", "access keys of AWS"),
     "github_token": ("warning", "tokens of GitHub"),
-    "api_key": ("warning", "keys of OpenAI, Anthropic, Google, Hugging Face, Slack, Stripe, GitLab"),
+    "api_key": (
+        "warning",
+        "keys of OpenAI, Anthropic, Google, Hugging Face, Slack, Stripe, GitLab",
+    ),
     "email": ("warning", "e-mail addresses"),
     "iban": ("warning", "bank accounts with a right checksum"),
     "credit_card": ("warning", "numbers of cards with a right checksum"),
     "ip_address": ("warning", "addresses of machines"),
     "phone": ("warning", "telephone numbers"),
 }
-_SAMPLES = 5
+SAMPLES = 5
+"""Places that are kept of a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +88,36 @@ class Finding:
 
 def finding(code: str, message: str, count: int, samples: Iterable[str] = ()) -> Finding:
     """A finding of the table, at its level there."""
-    kept = [sample for sample, _ in zip(samples, range(_SAMPLES), strict=False)]
+    kept = [sample for sample, _ in zip(samples, range(SAMPLES), strict=False)]
     return Finding(code, CODES[code][0], message, count, kept)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, each in the order of the table."""
+    codes = list(CODES)
+    return sorted(findings, key=lambda found: (found.level != "error", codes.index(found.code)))
+
+
+def broken_findings(error: BrokenData) -> list[Finding]:
+    """What reading found, as findings: one for each kind of fault."""
+    kinds: dict[str, list[str]] = {}
+    for item in error.broken:
+        kinds.setdefault(item.code, []).append(str(item)[:200])
+    return in_order(
+        finding(code, f"{len(places)} records: {CODES[code][1]}", len(places), places)
+        for code, places in kinds.items()
+    )
+
+
+class PreflightFailed(InvalidInput):
+    """The data cannot be trained on; says every reason.
+
+    Args:
+        errors: messages.
+        report: the whole report, for programs.
+    """
+
+    def __init__(self, errors: list[str], report: dict[str, Any]) -> None:
+        lines = "".join(f"\n  {error}" for error in errors)
+        super().__init__(f"preflight found {len(errors)} error(s):{lines}", param="data")
+        self.report = report

@@ -182,8 +182,8 @@ class _Scanner:
             chunk = self._file.read(chars)
         except UnicodeDecodeError as error:
             reason = f"is not {self._file.encoding.upper()}: {error.reason}"
-            line = self._line_at(len(self._text))
-            raise Unreadable(line, reason, "wrong_encoding") from error
+            number = self._line_at(len(self._text))
+            raise Unreadable(number, reason, "wrong_encoding") from error
         first = self._line_at(len(self._text))
         for number, line in enumerate(chunk.split("\n"), first):
             try:

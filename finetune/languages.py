@@ -1,5 +1,6 @@
 """Which languages the texts of examples are in, by the library py3langid on a sample."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,11 +15,12 @@ _READ, _LEAST_LETTERS, _SURE = 1_000, 24, 0.9
 """Characters that are read, letters that tell anything, and how likely the language must be."""
 
 # rarer ones and dialects would take many texts from these
-_KNOWN = (
+_KNOWN = re.findall(
+    r"\w+",
     "af am ar az be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id "
     "is it ja ka kk km kn ko lo lt lv mk ml mn mr ms my ne nl no pa pl ps pt ro ru si sk sl sq "
-    "sr sv sw ta te th tl tr uk ur uz vi zh zu"
-).split()
+    "sr sv sw ta te th tl tr uk ur uz vi zh zu",
+)
 
 
 def languages_of(rows: Sequence[Row], *, answers: bool) -> dict[str, dict[str, int]]:

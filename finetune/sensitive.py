@@ -118,14 +118,15 @@ _ISSUERS = re.compile(
     r"4(\d{12}|\d{15}|\d{18})|(5[1-5]|2[2-7])\d{14}|3[47]\d{13}|6(011|5\d\d)\d{12}|35\d{14}"
 )
 _IBAN_LENGTHS = {
-    code[:2]: int(code[2:])
-    for code in (
+    country: int(length)
+    for country, length in re.findall(
+        r"([A-Z]{2})(\d{2})",
         "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 "
         "EE20 EG29 ES24 FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 "
         "IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 MC27 MD24 ME22 MK19 MR27 MT31 MU30 NL18 "
         "NO15 PK24 PL28 PS29 PT25 QA29 RO24 RS22 SA24 SC31 SE24 SI19 SK24 SM27 ST25 SV28 TL23 TN24 "
-        "TR26 UA29 VA22 VG24 XK20"
-    ).split()
+        "TR26 UA29 VA22 VG24 XK20",
+    )
 }
 _RULES: dict[Kind, _Rule] = {
     "private_key": _Rule(
@@ -136,9 +137,7 @@ _RULES: dict[Kind, _Rule] = {
             re.DOTALL,
         ),
     ),
-    "jwt": _Rule(
-        ("eyJ",), re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*", re.ASCII)
-    ),
+    "jwt": _Rule(("eyJ",), re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*", re.ASCII)),
     "aws_key": _Rule(
         ("AKIA", "ASIA", "aws_secret", "AWS_SECRET", "SecretAccessKey"),
         re.compile(
@@ -182,7 +181,7 @@ _RULES: dict[Kind, _Rule] = {
             r"(?<![\w+.-])(?:"
             r"\+\d{1,3}(?:[ .\-/]{0,2}\(?\d{1,5}\)?){2,6}"  # as it is dialled from abroad
             r"|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}"
-            r"|\(?0\d{1,4}\)?(?:[ .\-/]\d{2,8}){1,5}"
+            r"|(?<!\d )\(?0[1-9]\d{0,3}\)?(?:[ .\-/]\d{2,8}){1,5}"
             r")(?![\w-]|[.,]\d)"
         ),
         _phone,

@@ -12,7 +12,7 @@ from typing import Any
 from adapters.languages import same_language
 from finetune.config import Recipe
 from finetune.data import Row
-from finetune.findings import Finding, finding
+from finetune.findings import SAMPLES, Finding, finding
 from finetune.sensitive import SECRETS, find_sensitive, mask
 
 FOREIGN_MARKS = (
@@ -23,7 +23,9 @@ FOREIGN_MARKS = (
 )  # fmt: skip
 """Of ChatML, Llama 2 and 3, Alpaca, Zephyr, Gemma, GPT-2 and DeepSeek."""
 
-_ROLES = re.compile(r"^(?:Human|User|Assistant|AI|Bot) ?: .*^(?:Assistant|AI|Bot) ?:", re.M | re.S)
+_ROLES = re.compile(
+    r"^(?:Human|User|Assistant|AI|Bot) ?: .*^(?:Assistant|AI|Bot) ?:", re.MULTILINE | re.DOTALL
+)
 _BLANK = frozenset({"", "n a", "na", "none", "null", "nan", "nil", "todo", "tbd", "undefined"})
 _CONTROL = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff]")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9A-Fa-f]{1,5});")
@@ -101,7 +103,7 @@ class TextChecks:
     def _count(self, code: str, sample: str) -> None:
         self._counts[code] += 1
         samples = self._samples.setdefault(code, [])
-        if len(samples) < 5:
+        if len(samples) < SAMPLES:
             samples.append(sample)
 
     def _faults(self, row: Row, whole: str) -> Iterator[str]:

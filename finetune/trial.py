@@ -1,4 +1,4 @@
-"""How long training will take and how much memory it needs, measured by a few real steps.
+"""How long training will take and how much memory it needs, measured in a few real steps.
 
 The real loop trains the real model on some of the real batches, in a folder that is thrown away.
 A step's time for each token is taken as their median, so that one step which had to wait for
@@ -7,10 +7,13 @@ another process does not spoil it; the peak is what this process held resident a
 
 import gc
 import json
+import os
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,18 +59,11 @@ def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estim
     started = time.monotonic()
     rows = [row for row in prepared.of("train") if row.supervised]
     chosen = sample_batches(rows, recipe.training.batch_tokens)
-    trial_recipe = recipe.model_copy(
-        update={
-            "training": recipe.training.model_copy(
-                update={"max_steps": _STEPS + 1, "checkpoint_every_steps": 10 * _STEPS}
-            )
-        }
-    )
-    trial_plan = _plan_of(chosen, recipe, plan)
     trial = Prepared(chosen, prepared.labels, {}, {})
+    trial_plan = _plan_of(chosen, recipe, plan)
     _reset_peak(plan.device)
     with TemporaryDirectory(prefix="modiste-trial-") as folder:
-        times = _run(Job(trial_recipe, trial, base, trial_plan, Path(folder)))
+        times = _run(Job(recipe, trial, base, trial_plan, Path(folder)))
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     peak = peak_bytes(plan.device)
     gc.collect()
@@ -98,7 +94,7 @@ def seconds_per_token(times: Sequence[float], tokens: Sequence[int]) -> float:
         times: seconds at which each step ended, [S], S > 1.
         tokens: of each step, [S].
     """
-    spans = [after - before for before, after in zip(times, times[1:], strict=False)]
+    spans = [after - before for before, after in pairwise(times)]
     return statistics.median(s / max(t, 1) for s, t in zip(spans, tokens[1:], strict=True))
 
 
@@ -119,10 +115,8 @@ def _run(job: Job) -> list[float]:
         return len(times) > 2 and times[-1] - started > _BUDGET_S
 
     progress = Progress(job.plan.tokens, Console(quiet=True))
-    try:
+    with suppress(Interrupted):
         train(job, stop=stop, progress=progress)
-    except Interrupted:
-        pass
     return times
 
 
@@ -132,14 +126,23 @@ def _validated(recipe: Recipe, prepared: Prepared, plan: Plan) -> int:
     return once * -(-plan.steps // recipe.training.checkpoint_every_steps)
 
 
+def memory_bytes(device: str) -> int:
+    """Memory of the GPU, or of this machine or container."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return physical
+
+
 def _reset_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    try:
+    with suppress(OSError):  # else it is the peak since the process began
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident
-    except OSError:
-        pass  # then it is the peak since the process began
 
 
 def peak_bytes(device: str) -> int:

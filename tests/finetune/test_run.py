@@ -63,9 +63,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 def test_a_packaged_recipe_runs_two_steps_resumes_and_publishes(
     recipe: str, command: Any, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert command("check", recipe)[0] == 0  # it trains some steps as well
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        code, _, said = command("run", recipe)
+        code, _, said = command("run", recipe, "--resume")
     assert code == 130
     assert "checkpoint written after step 2 of 4" in said
     assert "--resume" in said
@@ -232,3 +233,32 @@ def test_equal_runs_publish_the_same_digest(command: Any, home: Path) -> None:
     _, first, _ = command("run", "generate")
     _, second, _ = command("run", "generate")
     assert (first["version"], first["digest"]) == (second["version"], second["digest"])
+
+
+def test_check_writes_a_page_and_json_with_what_was_measured(command: Any) -> None:
+    code, answer, said = command("check", "classify")
+    assert code == 0, said
+    estimate = answer["preflight"]["estimate"]
+    assert estimate["steps_measured"] == 5
+    assert "median of 5 real steps" in said
+    page = (Path(answer["folder"]) / "preflight.html").read_text()
+    assert "median of 5 real steps" in page
+
+
+def test_a_failed_check_tells_its_findings_as_json_and_page(
+    command: Any, home: Path, task_files: dict[str, Path]
+) -> None:
+    code, answer, _ = command("check", "translate", sets=("training.max_length=8",))
+    assert code == 2
+    codes = [found["code"] for found in answer["error"]["preflight"]["findings"]]
+    assert codes[0] == "no_supervised_tokens"
+    assert "no_supervised_tokens" in next((home / "runs").glob("*/preflight.html")).read_text()
+
+    with task_files["answer"].open("a") as file:
+        file.write('{"question": "<b>"\n{"question": "why?", "answer": ""}\n')
+    code, answer, _ = command("check", "answer")
+    assert code == 2
+    codes = [found["code"] for found in answer["error"]["findings"]]
+    assert codes == ["unreadable_record", "empty_field"]
+    pages = [path.read_text() for path in (home / "runs").glob("answer*/preflight.html")]
+    assert "unreadable_record" in pages[0]
