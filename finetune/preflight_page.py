@@ -15,6 +15,8 @@ from finetune.findings import CODES, Finding
 from finetune.preflight import Report, duration
 
 _SHOWN_LABELS = 8
+_BUSY = 1.0
+"""Preparing data takes one core at most."""
 _WIDTH, _BAR = 640, 18
 """Pixels."""
 _STYLE = """
@@ -63,6 +65,8 @@ def _machine(report: Report) -> list[tuple[str, str]]:
     measured = report.estimate
     took = f"about {duration(measured['seconds'])} at {measured['tokens_per_second']:.0f} tokens/s"
     how = f"median of {measured['steps_measured']} real steps, measured now"
+    if measured["load"] > _BUSY:
+        how += f", while others used the cores: load {measured['load']:.1f} on each"
     peak, there = measured["peak_bytes"] / 2**30, measured["memory_bytes"] / 2**30
     return [
         *rows,

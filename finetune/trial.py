@@ -24,14 +24,14 @@ from adapters.bases import Base
 from finetune.batching import make_batches
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
-from finetune.plan import Job, Plan
+from finetune.plan import Job, Plan, cores
 from finetune.progress import Progress
 from finetune.train import Interrupted, train
 
 _STEPS = 5
 """Measured ones; the one before warms up."""
-_BUDGET_S = 15.0
-"""After so long two measured steps are enough."""
+_BUDGET_S, _LIMIT_S = 15.0, 45.0
+"""After so long two measured steps are enough, and one."""
 _FORWARD_SHARE = 0.35
 """Of a step's time, what a pass without gradients takes."""
 
@@ -48,6 +48,8 @@ class Estimate:
     steps_measured: int
     took_seconds: float
     """Of the measurement itself, loading the model included."""
+    load: float
+    """Processes that wanted a core in the minute before, for each core: over 1, others had some."""
 
 
 def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estimate:
@@ -56,7 +58,7 @@ def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estim
     Raises:
         Diverged, IncompatibleAdapter: as training would.
     """
-    started = time.monotonic()
+    started, load = time.monotonic(), os.getloadavg()[0] / cores()
     rows = [row for row in prepared.of("train") if row.supervised]
     chosen = sample_batches(rows, recipe.training.batch_tokens)
     trial = Prepared(chosen, prepared.labels, {}, {})
@@ -75,6 +77,7 @@ def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estim
         tokens_per_second=1 / each,
         steps_measured=len(tokens) - 1,
         took_seconds=time.monotonic() - started,
+        load=load,
     )
 
 
@@ -112,7 +115,8 @@ def _run(job: Job) -> list[float]:
 
     def stop() -> bool:
         times.append(time.perf_counter())
-        return len(times) > 2 and times[-1] - started > _BUDGET_S
+        took = times[-1] - started
+        return (len(times) > 2 and took > _BUDGET_S) or (len(times) > 1 and took > _LIMIT_S)
 
     progress = Progress(job.plan.tokens, Console(quiet=True))
     with suppress(Interrupted):

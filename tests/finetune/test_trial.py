@@ -43,11 +43,12 @@ def test_the_estimate_is_that_of_all_tokens_at_the_measured_speed(
     assert list(tmp_path.glob("modiste-trial-*")) == []
 
 
-def test_a_slow_machine_is_measured_in_two_steps(
-    measured: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "steps"), [("_BUDGET_S", 2), ("_LIMIT_S", 1)])
+def test_a_slow_machine_is_measured_in_fewer_steps(
+    limit: str, steps: int, measured: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "_BUDGET_S", 0.0)
-    assert measured()[3].steps_measured == 2
+    monkeypatch.setattr(trial, limit, 0.0)
+    assert measured()[3].steps_measured == steps
 
 
 def test_a_step_that_had_to_wait_does_not_spoil_the_estimate() -> None:
