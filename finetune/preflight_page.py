@@ -66,7 +66,8 @@ def _machine(report: Report) -> list[tuple[str, str]]:
     took = f"about {duration(measured['seconds'])} at {measured['tokens_per_second']:.0f} tokens/s"
     how = f"median of {measured['steps_measured']} real steps, measured now"
     if measured["load"] > _BUSY:
-        how += f", while others used the cores: load {measured['load']:.1f} on each"
+        how += f", while others used the cores: load {measured['load']:.1f} on each; "
+        how += f"{duration(measured['seconds_alone'])} at least, if they stop"
     peak, there = measured["peak_bytes"] / 2**30, measured["memory_bytes"] / 2**30
     return [
         *rows,

@@ -41,7 +41,9 @@ class Estimate:
     """What a whole run will take."""
 
     seconds: float
-    """Of training, validation included; evaluation is not."""
+    """Of training, validation included, evaluation not, with the cores as busy as now."""
+    seconds_alone: float
+    """The least it can take: by the processor's time, as if no other process had the cores."""
     peak_bytes: int
     """Resident memory of the process, on a GPU the memory that was given out there."""
     tokens_per_second: float
@@ -65,14 +67,19 @@ def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estim
     trial_plan = _plan_of(chosen, recipe, plan)
     _reset_peak(plan.device)
     with TemporaryDirectory(prefix="modiste-trial-") as folder:
-        times = _run(Job(recipe, trial, base, trial_plan, Path(folder)))
+        times, worked = _run(Job(recipe, trial, base, trial_plan, Path(folder)))
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     peak = peak_bytes(plan.device)
     gc.collect()
     tokens = [int(json.loads(line)["tokens"]) for line in lines]
     each = seconds_per_token(times, tokens)
+    alone = each  # a GPU's time is not the processor's
+    if plan.device == "cpu":
+        alone = min(each, seconds_per_token(worked, tokens) / plan.threads)
+    whole = plan.tokens + _FORWARD_SHARE * _validated(recipe, prepared, plan)
     return Estimate(
-        seconds=each * (plan.tokens + _FORWARD_SHARE * _validated(recipe, prepared, plan)),
+        seconds=each * whole,
+        seconds_alone=alone * whole,
         peak_bytes=peak,
         tokens_per_second=1 / each,
         steps_measured=len(tokens) - 1,
@@ -108,20 +115,22 @@ def _plan_of(rows: list[Row], recipe: Recipe, plan: Plan) -> Plan:
     return replace(plan, batches_per_epoch=batches, steps=_STEPS + 1, tokens=tokens)
 
 
-def _run(job: Job) -> list[float]:
-    """Train until enough is known; returns the times at which steps ended."""
+def _run(job: Job) -> tuple[list[float], list[float]]:
+    """Train until enough is known; returns when steps ended, by the clock and by work done."""
     times: list[float] = []
+    worked: list[float] = []
     started = time.perf_counter()
 
     def stop() -> bool:
         times.append(time.perf_counter())
+        worked.append(time.process_time())  # of all threads; those that wait sleep
         took = times[-1] - started
         return (len(times) > 2 and took > _BUDGET_S) or (len(times) > 1 and took > _LIMIT_S)
 
     progress = Progress(job.plan.tokens, Console(quiet=True))
     with suppress(Interrupted):
         train(job, stop=stop, progress=progress)
-    return times
+    return times, worked
 
 
 def _validated(recipe: Recipe, prepared: Prepared, plan: Plan) -> int:

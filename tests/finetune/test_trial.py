@@ -39,6 +39,7 @@ def test_the_estimate_is_that_of_all_tokens_at_the_measured_speed(
     _, _, plan, estimate = measured()
     assert estimate.steps_measured == 5
     assert estimate.seconds == pytest.approx(plan.tokens / estimate.tokens_per_second)
+    assert 0 < estimate.seconds_alone <= estimate.seconds
     assert estimate.peak_bytes > 50 * 2**20  # torch itself
     assert list(tmp_path.glob("modiste-trial-*")) == []
 
