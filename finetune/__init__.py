@@ -7,5 +7,6 @@ duplicates, sides and preflight_page, plan with memory, precision and quantizati
 forward, objectives, train with checkpoint, divergence, validation and reporters, trial, generate,
 labels, subjects, metrics and metric_names, sandbox, measures, slices, live, evaluate, report_page,
 publish, run, again, proposal. Run as `python -m finetune`. What is done with adapters that exist
-stands beside them: foreign and imports, lora, methods, combine and merge, bake, evaluate_version and served.
+stands beside them: foreign and imports, lora, methods, combine and merge, bake, evaluate_version
+and served.
 """
