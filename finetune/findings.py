@@ -22,6 +22,7 @@ CODES: Mapping[str, tuple[Level, str]] = {
     "no_supervised_tokens": ("error", "nothing of any answer is left to learn from"),
     "no_held_out_examples": ("error", "data.test has none"),
     "leakage": ("error", "held-out inputs that are also trained on"),
+    "no_asserts": ("error", "no held-out example has the asserts that the evaluation needs"),
     "one_label": ("error", "training examples of one label only"),
     # sizes and sides
     "few_training_examples": ("warning", "fewer than 50"),

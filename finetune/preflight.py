@@ -19,6 +19,7 @@ from finetune.findings import Finding, finding, in_order
 from finetune.languages import languages_of
 from finetune.objectives import objective_of
 from finetune.plan import Plan
+from finetune.sandbox import statements
 from finetune.sides import Sides, compare_sides
 from finetune.text_checks import TextChecks, wrong_languages
 
@@ -157,6 +158,7 @@ def _size_findings(report: Report, recipe: Recipe, prepared: Prepared) -> Iterat
         yield finding("few_training_examples", f"only {train} training examples", train)
     if prepared.separate_test and test == 0:
         yield finding("no_held_out_examples", "no held-out examples: check data.test", 1)
+    yield from _assert_findings(recipe, prepared)
     if test < _FEW_TEST:
         told = f"only {test} held-out examples: intervals will be wide"
         yield finding("few_held_out_examples", told, test)
@@ -175,6 +177,15 @@ def _size_findings(report: Report, recipe: Recipe, prepared: Prepared) -> Iterat
     if report.counts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.counts.items())
         yield finding("left_out", f"left out: {reasons}", sum(report.counts.values()))
+
+
+def _assert_findings(recipe: Recipe, prepared: Prepared) -> Iterator[Finding]:
+    column, rows = recipe.evaluation.asserts, prepared.of("test")
+    if column is None or not rows:
+        return
+    if not any(statements(row.columns.get(column, "")).strip() for row in rows):
+        told = f"no held-out example has asserts in {column!r}: check evaluation.asserts"
+        yield finding("no_asserts", told, len(rows))
 
 
 def _label_findings(report: Report, prepared: Prepared) -> Iterator[Finding]:

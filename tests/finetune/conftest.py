@@ -79,6 +79,7 @@ def write_lines(tmp_path: Path) -> Callable[..., Path]:
 def task_files(write_lines: Callable[..., Path]) -> dict[str, Path]:
     """Forty-eight examples for each task."""
     pairs = [(word, thing) for word in WORDS for thing in THINGS]
+    functions = [f"{w}_{t}".replace(" ", "_") for w, t in pairs]
     return {
         "translate": write_lines(
             "translate.jsonl",
@@ -100,6 +101,17 @@ def task_files(write_lines: Callable[..., Path]) -> dict[str, Path]:
         ),
         "generate": write_lines(
             "generate.jsonl", [{"prompt": f"{w} it", "completion": f"{t} {w}"} for w, t in pairs]
+        ),
+        "code": write_lines(
+            "code.jsonl",
+            [
+                {
+                    "prompt": f"write {f}(x)",
+                    "completion": f"def {f}(x):\n    return x",
+                    "asserts": [f"assert {f}(2) == 2"],
+                }
+                for f in functions
+            ],
         ),
     }
 

@@ -74,6 +74,7 @@ class Fault:
     """Changes the records, or returns what is written in their place."""
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     test: Callable[[Records], Records] | None = None
     """Held-out records, from those that are trained on."""
     files: tuple[str, ...] = ()
@@ -176,6 +177,7 @@ FAULTS = [
     Fault("contradictions", "pairs", contradict, {"holdout_fraction": 0}),
     Fault("few_training_examples", "pairs", lambda records: records.__delitem__(slice(20, None))),
     Fault("left_out", "pairs", broken_line, {"on_broken": "skip"}),
+    Fault("no_asserts", "completions", evaluation={"asserts": "tests"}),
     # answers and labels
     Fault("one_label", "labelled", replace("label", "good", range(80))),
     Fault("imbalance", "labelled", rare, {"holdout_fraction": 0}),
@@ -250,14 +252,15 @@ def recipe_of(fault: Fault, folder: Path, *, spoilt: bool = True) -> Recipe:
     data = {"train": _write(folder / f"train{kind}", records if made is None else made)}
     if fault.test is not None and spoilt:
         data["test"] = _write(folder / "test.jsonl", fault.test(records))
-    training = {"max_length": 256, **(fault.training if spoilt else {})}
-    return _recipe(task, data | (fault.data if spoilt else {}), training)
+    extra = fault if spoilt else Fault(fault.code, fault.kind)
+    training = {"max_length": 256, **extra.training}
+    return _recipe(task, data | extra.data, training, extra.evaluation)
 
 
 def clean_recipe(name: str, folder: Path) -> Recipe:
     """A recipe of one of the clean sets, written into the folder."""
     task, records = CLEAN_SETS[name]
-    return _recipe(task, {"train": _write(folder / "clean.jsonl", records)}, {})
+    return _recipe(task, {"train": _write(folder / "clean.jsonl", records)}, {}, {})
 
 
 def findings(recipe: Recipe, renderer: Renderer, context: int = 512) -> list[Finding]:
@@ -269,10 +272,12 @@ def findings(recipe: Recipe, renderer: Renderer, context: int = 512) -> list[Fin
     return check(prepared, recipe, PLAN, special_tokens(renderer.tokenizer)).findings
 
 
-def _recipe(task: str, data: dict[str, Any], training: dict[str, Any]) -> Recipe:
+def _recipe(task: str, data: dict[str, Any], training: Any, evaluation: Any) -> Recipe:
     languages = {"source_lang": "en", "target_lang": "fr"} if task == "translate" else {}
-    whole = {"name": "a", "task": task, "data": languages | data, "training": training}
-    return check_recipe(whole)
+    return check_recipe(
+        {"name": "a", "task": task, "data": languages | data, "training": training,
+         "evaluation": evaluation}
+    )  # fmt: skip
 
 
 def _write(path: Path, content: Any) -> str:

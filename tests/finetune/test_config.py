@@ -127,8 +127,8 @@ def test_a_packaged_recipe_needs_only_its_data(name: str) -> None:
     assert read_recipe(name, ["data.train=x.jsonl"]).data.train == ["x.jsonl"]
 
 
-def test_there_is_a_packaged_recipe_for_each_task() -> None:
-    assert packaged_recipes() == ["answer", "classify", "generate", "translate"]
+def test_there_is_a_packaged_recipe_for_each_task_and_for_code() -> None:
+    assert packaged_recipes() == ["answer", "classify", "code", "generate", "translate"]
 
 
 def test_overrides_replace_nested_values_and_are_yaml(tmp_path: Path) -> None:
