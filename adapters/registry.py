@@ -7,7 +7,7 @@ A version's number and folder are given in one transaction.
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import URL, Engine, func, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -61,6 +61,12 @@ class Registry(Garbage, Trials, Leases, Fetches):
             ) from error
         except OSError as error:
             raise _unopened(home, error) from error
+
+    @classmethod
+    def within(cls, home: Home) -> "Registry":
+        """The registry that lies in a folder whole, whatever the settings name elsewhere."""
+        url = URL.create("sqlite", database=str(home.database))
+        return cls(home, open_database(url), Store(home.store))
 
     # versions
 

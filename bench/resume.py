@@ -82,6 +82,6 @@ def _claim(report: Report, whole: Path, killed: Path, steps: list[int], kills: i
     report.measurements.append(
         {
             "part": "resume", "steps": len(first), "killed at steps": ", ".join(map(str, steps)),
-            "first loss": round(first[0][1], 4), "last loss": round(first[-1][1], 4),
+            "first loss": first[0][1], "last loss": first[-1][1],
         }
     )  # fmt: skip

@@ -40,6 +40,8 @@ class Trained:
     tokens_per_second: float
     peak_mib: float
     steps: int
+    seconds: float
+    """Of all steps."""
 
 
 def measure(report: Report, folder: Path, *, short: bool) -> None:
@@ -62,6 +64,8 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
         pairs.append((ours, peer))
     losses = [[heldout_loss(base, one.adapter, rows) for one in pair] for pair in pairs]
     _claim(report, pairs, losses)
+    estimate = json.loads((run / "preflight.json").read_text())["estimate"]
+    _claim_estimate(report, estimate, [ours for ours, _ in pairs])
 
 
 def _recipe(folder: Path, examples: int) -> Path:
@@ -135,9 +139,10 @@ def _trained(
 ) -> Trained:
     """Speed from the end of the first step on: what is set up there is not counted."""
     tokens = sum(len(row["ids"]) for row in rows) * (len(ended) - 1) / len(ended)
+    seconds = (ended[-1] - ended[0]) * len(ended) / (len(ended) - 1)
     speed = tokens / (ended[-1] - ended[0])
     print(f"{adapter.name}: {speed:.0f} tokens/s, {peak:.0f} MiB", file=sys.stderr, flush=True)
-    return Trained(adapter, speed, peak, len(ended))
+    return Trained(adapter, speed, peak, len(ended), seconds)
 
 
 def peak_mib(command: Sequence[str], environment: Mapping[str, str], log: Path) -> float:
@@ -176,3 +181,19 @@ def _claim(
                 "held-out loss": round(statistics.median(pair[own] for pair in losses), 4),
             }
         )  # fmt: skip
+
+
+def _claim_estimate(report: Report, estimate: Mapping[str, Any], ours: Sequence[Trained]) -> None:
+    """How far what `modiste finetune check` said before is from what training then took."""
+    seconds = statistics.median(one.seconds for one in ours)
+    peak = statistics.median(one.peak_mib for one in ours)
+    said = float(estimate["seconds"]), estimate["peak_bytes"] / 2**20
+    off = max(said[0] / seconds, seconds / said[0]), max(said[1] / peak, peak / said[1])
+    report.add(at_most("factor between the time that was estimated and taken", off[0], 1.5))
+    report.add(at_most("factor between the peak memory that was estimated and taken", off[1], 1.5))
+    report.measurements.append(
+        {
+            "part": "estimate", "estimated s": round(said[0]), "taken s": round(seconds),
+            "estimated MiB": round(said[1]), "taken MiB": round(peak),
+        }
+    )  # fmt: skip

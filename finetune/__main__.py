@@ -82,8 +82,9 @@ def parser() -> argparse.ArgumentParser:
         "held-out examples; again: train on this instead; may be given several times",
     )  # fmt: skip
     made.add_argument(
-        "--server", metavar="URL",
-        help="with --data: ask a running server, by its routes, instead of a model loaded here",
+        "--server", metavar="URL|start",
+        help="with --data: ask a running server, or one that is started for it, by its routes "
+        "instead of a model loaded here",
     )  # fmt: skip
     made.add_argument("--write", type=Path, metavar="FILE", help="plan: write the recipe there")
     made.add_argument(
@@ -171,8 +172,9 @@ def measure_version(options: argparse.Namespace, console: Console) -> int:
     from finetune.evaluate_version import evaluate_version
 
     report, _ = evaluate_version(
-        Registry.open(options.home), options.recipe, options.data, options.set, options.server
-    )
+        Registry.open(options.home), options.recipe, options.data, options.set, options.server,
+        console.print,
+    )  # fmt: skip
     show(report, console)
     if options.json:
         _print_json(report)

@@ -1,5 +1,6 @@
 """Loading a base model with its tokenizer, from the home folder only."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ def special_tokens(tokenizer: Any) -> tuple[str, ...]:
     """What a tokenizer reads as control tokens wherever it stands in a text."""
     added = tokenizer.added_tokens_decoder.values()
     return tuple(token.content for token in added if token.special)
+
+
+def free_memory() -> None:
+    """Give back what models that nobody holds any more took."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load_model(folder: Path, dtype: str, device: str) -> Any:

@@ -44,6 +44,9 @@ class Evaluation(_Part):
     max_new_tokens: int = Field(128, ge=1, le=4096, description="of one generated answer")
     bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="resamples for intervals")
     compare_live: bool = Field(True, description="measure the live version too, where there is one")
+    on_server: bool = Field(
+        False, description="ask a server that is started for it instead of the trainer's model"
+    )
     max_generated: int = Field(
         50, ge=1, description="generate only: answers generated for rouge_l and what follows"
     )

@@ -53,6 +53,10 @@ class Row:
     lost: int = 0
     """Tokens of the answers that were cut off."""
 
+    def with_rejected(self) -> "Row":
+        """Of a preference: the row of the answer that was not preferred."""
+        return dataclasses.replace(self, ids=self.rejected_ids, supervised=self.rejected_supervised)
+
 
 @dataclass(slots=True)
 class Prepared:

@@ -6,6 +6,7 @@ its verdict is in the report before anything is published.
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from finetune.measures import Outcome, measure, of_label
 from finetune.metric_names import LOWER_IS_BETTER, OF_A_LABEL, UNITS
 from finetune.metrics import Measured, Sampled
 from finetune.slices import positions_of
-from finetune.subjects import Subject
+from finetune.subjects import Subject, Told
 
 
 def load_adapter(base: Base, adapter: Path, dtype: str, device: str) -> Any:
@@ -99,7 +100,7 @@ def evaluate(
     started = time.monotonic()
     rows = examined(recipe, prepared)
     subject = Subject(model, tokenizer, recipe, rows, prepared.labels)
-    outcomes = _outcomes(subject, live) if rows else {}
+    outcomes = {who: measure(one) for who, one in _each_model(subject, live)} if rows else {}
     return report_of(Comparison(recipe, rows, outcomes, live), started)
 
 
@@ -131,15 +132,36 @@ def report_of(compared: Comparison, started: float) -> tuple[dict[str, Any], lis
     return report, _predictions(compared)
 
 
-def _outcomes(subject: Subject, live: Live | None) -> dict[str, Outcome]:
-    outcomes = {}
+def told_losses(
+    model: Any, tokenizer: Any, recipe: Recipe, prepared: Prepared, live: Live | None
+) -> dict[str, Told]:
+    """Of each model in this process, the losses that a server doesn't tell."""
+    subject = Subject(model, tokenizer, recipe, examined(recipe, prepared), prepared.labels)
+    if recipe.task != "generate" or not subject.rows:
+        return {}
+    return {who: _told(one, subject.rows) for who, one in _each_model(subject, live)}
+
+
+def _told(subject: Subject, asked: list[Row]) -> Told:
+    known: Told = {}
+    kept = [
+        (row.rejected_ids, row.with_rejected()) for row in subject.rows if row.rejected_supervised
+    ]
+    kept += [(row.ids, own) for row, own in zip(asked, subject.rows, strict=True)]
+    totals, counts = subject.losses([own for _, own in kept])
+    for (ids, _), total, count in zip(kept, totals, counts, strict=True):
+        known[tuple(ids)] = total, count
+    return known
+
+
+def _each_model(subject: Subject, live: Live | None) -> Iterator[tuple[str, Subject]]:
+    """Base, adapter and live version, each while it is the one that answers."""
     for who in ("base", "adapter"):
         with subject.model.disable_adapter() if who == "base" else nullcontext():
-            outcomes[who] = measure(subject)
+            yield who, subject
     if live is not None and live.version is not None:
         with worn(subject.model, live.version):
-            outcomes["live"] = measure(subject_of(live.version, subject))
-    return outcomes
+            yield "live", subject_of(live.version, subject)
 
 
 def _figures(compared: Comparison) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """A published version measured again: on other data, in this process or on a running server."""
 
 import copy
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,26 +13,34 @@ import torch
 from adapters.bases import Base
 from adapters.prompt import Renderer
 from adapters.registry import Registry, Version
+from adapters.transfer import import_own
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe, apply_overrides, check_recipe
-from finetune.data import Row, prepare
+from finetune.data import prepare
 from finetune.evaluate import Comparison, evaluate, examined, load_adapter, report_of
-from finetune.live import Live, find_live
+from finetune.live import find_live
 from finetune.lora import base_of
-from finetune.measures import Outcome, measure
+from finetune.own_server import own_registry, serving
 from finetune.plan import choose_dtype, cores
-from finetune.served import Served, connect
+from finetune.served import START, served_outcomes
 
 
 def evaluate_version(
-    registry: Registry, reference: str, data: list[str], overrides: list[str], server: str | None
+    registry: Registry,
+    reference: str,
+    data: list[str],
+    overrides: list[str],
+    server: str | None,
+    say: Callable[[str], Any] = print,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure a version, its base and the live version on held-out data.
 
     Args:
         data: files, as of a recipe's `data.test`.
         overrides: `dotted.key=value` of the recipe that the version keeps.
-        server: address of a running server; none: with peft in this process.
+        server: address of a running server; START: one that is started for it; none: with peft in
+            this process.
+        say: told what takes long.
 
     Returns:
         As `evaluate` does. A gate is judged and not recorded.
@@ -39,7 +51,7 @@ def evaluate_version(
         IncompatibleAdapter: its base is not here.
         RecipeError, BrokenData: of the overrides and the data.
         StoreFailed: no such server.
-    """
+    """  # fmt: skip
     started = time.monotonic()
     version = registry.verified(reference)
     base = base_of(registry, version)
@@ -58,24 +70,26 @@ def evaluate_version(
     rows = examined(recipe, prepared)
     if recipe.task == "generate":  # all that is measured there is generated
         rows = rows[: recipe.evaluation.max_generated]
-    outcomes = _served(server, recipe, rows, version, live) if rows else {}
+    outcomes = {}
+    versions = {"adapter": version} | ({"live": live.version} if live and live.version else {})
+    if rows and server == START:
+        with own_server(registry, base, versions, say) as (url, own):
+            outcomes = served_outcomes(url, base, recipe, rows, own)
+    elif rows:
+        outcomes = served_outcomes(server, base, recipe, rows, versions)
     return report_of(Comparison(recipe, rows, outcomes, live), started)
 
 
-def _served(
-    server: str, recipe: Recipe, rows: list[Row], version: Version, live: Live | None
-) -> dict[str, Outcome]:
-    """What a running server answers as the base, the version and the live version."""
-    models: dict[str, Version | None] = {"base": None, "adapter": version}
-    if live is not None and live.version is not None:
-        models["live"] = live.version
-    outcomes = {}
-    with connect(server) as client:
-        for who, asked in models.items():
-            name, digest = (recipe.base, None) if asked is None else (asked.reference, asked.digest)
-            labels = (asked or version).manifest.labels
-            outcomes[who] = measure(Served(client, str(name), digest, recipe, rows, labels))
-    return outcomes
+@contextmanager
+def own_server(
+    registry: Registry, base: Base, versions: Mapping[str, Version], say: Callable[[str], Any]
+) -> Iterator[tuple[str, dict[str, Version]]]:
+    """A server that is started for some versions; gives its address and the versions there."""
+    with tempfile.TemporaryDirectory(prefix="modiste-") as place:
+        own = own_registry(registry.home, Path(place) / "home", base)
+        there = {who: import_own(own, version.folder) for who, version in versions.items()}
+        with serving(own, base, Path(place) / "server.log", say) as url:
+            yield url, there
 
 
 def recipe_of(version: Version, base: Base, data: list[str], overrides: list[str]) -> Recipe:

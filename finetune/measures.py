@@ -10,7 +10,7 @@ generate   perplexity and loss of the held-out answers; ROUGE-L and checks of gr
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
@@ -138,8 +138,7 @@ def _preferred_are_likelier(asked: Asked, preferred: list[float]) -> list[float]
     """
     if not all(row.rejected_supervised for row in asked.rows):
         return None
-    others = [replace(r, ids=r.rejected_ids, supervised=r.rejected_supervised) for r in asked.rows]
-    losses = asked.losses(others)
+    losses = asked.losses([row.with_rejected() for row in asked.rows])
     if losses is None:
         return None
     pairs = zip(preferred, *losses, strict=True)

@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,51 +30,62 @@ _LOGS = (
 )  # fmt: skip
 
 
-def publish(
-    registry: Registry, recipe: Recipe, prepared: Prepared, base: Base, folder: Path, probe: Probe
-) -> Version:
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run whose adapter is there."""
+
+    recipe: Recipe
+    prepared: Prepared
+    base: Base
+    folder: Path
+
+
+def publish(registry: Registry, run: Trained, probe: Probe, report: Mapping[str, Any]) -> Version:
     """Publish the adapter of a run.
+
+    Args:
+        report: of its evaluation.
 
     Raises:
         IncompatibleAdapter: the adapter changes nothing, or the engine can't serve it.
     """
     if probe.effect() == 0.0:
         raise IncompatibleAdapter(
-            f"adapter {recipe.name} has no effect: it answers exactly like the base model",
+            f"adapter {run.recipe.name} has no effect: it answers exactly like the base model",
             hint="train for more steps or with a higher training.learning_rate",
         )
-    parcel = folder / "parcel"
+    parcel = run.folder / "parcel"
     shutil.rmtree(parcel, ignore_errors=True)
-    shutil.copytree(folder / "adapter", parcel)
+    shutil.copytree(run.folder / "adapter", parcel)
     probe.save(parcel / "probe.json")
     for name in _LOGS:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, parcel / name)
+        if (run.folder / name).is_file():
+            shutil.copyfile(run.folder / name, parcel / name)
     try:
-        return registry.publish(parcel, make_draft(recipe, prepared, base, folder, probe))
+        return registry.publish(parcel, make_draft(run, probe, report))
     finally:
         shutil.rmtree(parcel, ignore_errors=True)
 
 
-def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, probe: Probe) -> Draft:
+def make_draft(run: Trained, probe: Probe, report: Mapping[str, Any]) -> Draft:
     """What the manifest says about a run."""
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    config = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    recipe = run.recipe
+    config = (run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
     languages = [recipe.data.source_lang, recipe.data.target_lang]
     return Draft(
         name=recipe.name,
         task=recipe.task,
         languages=[tag for tag in languages if tag is not None],
-        labels=prepared.labels,
-        base=base.ref,
-        peft=config,
+        labels=run.prepared.labels,
+        base=run.base.ref,
+        peft=json.loads(config),
         prompt=recipe.template,
         training={
             "config": recipe.model_dump(mode="json"),
             "seed": recipe.training.seed,
             "packages": package_versions(),
         },
-        datasets=dataset_refs(prepared),
+        datasets=dataset_refs(run.prepared),
         metrics={name: Metric(**entry) for name, entry in report["metrics"].items()},
         live=report["live"]["identity"] if _compared(report) else None,
         gate=None if report.get("gate") is None else Verdict(**report["gate"]),
@@ -81,7 +94,7 @@ def make_draft(recipe: Recipe, prepared: Prepared, base: Base, folder: Path, pro
     )
 
 
-def _compared(report: dict[str, Any]) -> bool:
+def _compared(report: Mapping[str, Any]) -> bool:
     live = report.get("live")
     return live is not None and bool(live["compared"])
 

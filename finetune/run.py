@@ -5,7 +5,7 @@
         prepared.jsonl, dataset.json          prepare
         precision.json, preflight.html, preflight.json    check
         metrics.jsonl, checkpoints/, adapter/, loss.png   train
-        predictions.jsonl, report.html, report.json       evaluate
+        predictions.jsonl, report.html, report.json       evaluate (engine.log: of a server for it)
         published.json                        publish
 
 A step is done when the file or folder that it writes last is there.
@@ -28,7 +28,8 @@ from adapters.errors import IncompatibleAdapter, InvalidInput
 from adapters.prompt import Renderer
 from adapters.registry import Registry, Version
 from finetune import evaluate, preflight, preflight_page, trial
-from finetune.base_model import load_tokenizer, special_tokens
+from finetune.base_model import free_memory, load_tokenizer, special_tokens
+from finetune.candidate import evaluate_candidate
 from finetune.config import Recipe
 from finetune.data import (
     Prepared,
@@ -39,12 +40,12 @@ from finetune.data import (
     source_digests,
 )
 from finetune.findings import PreflightFailed, broken_findings
-from finetune.live import find_live
+from finetune.live import Live, find_live
 from finetune.memory import memory_bytes
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
-from finetune.publish import dataset_refs, make_probe, package_versions, publish
+from finetune.publish import Trained, dataset_refs, make_probe, package_versions, publish
 from finetune.reading import BrokenData
 from finetune.report_page import Settings, render
 from finetune.reporters import check_installed
@@ -183,9 +184,12 @@ class Run:
         """Measure base, adapter and live version on the held-out examples; judge the gate."""
         self._forget("report.json", "report.html", "published.json")
         live = find_live(self.registry, self.recipe, self.base)
-        report, predictions = evaluate.evaluate(
-            self._adapted_model(), self.tokenizer, self.recipe, self.prepared, live
-        )
+        if self.recipe.evaluation.on_server:
+            report, predictions = self._evaluate_on_server(live)
+        else:
+            report, predictions = evaluate.evaluate(
+                self._adapted_model(), self.tokenizer, self.recipe, self.prepared, live
+            )
         page = render(report, predictions, self._settings())
         (self.folder / "report.html").write_text(page, "utf-8", "xmlcharrefreplace")
         evaluate.save_report(report, predictions, self.folder)
@@ -201,7 +205,7 @@ class Run:
             self.console.print("another version went live since the evaluation, so: again")
             self.evaluate()
         probe = make_probe(self._adapted_model(), self.prepared, self.plan.dtype)
-        version = publish(self.registry, self.recipe, self.prepared, self.base, self.folder, probe)
+        version = publish(self.registry, self._trained(), probe, self.report)
         self._write("published.json", {"version": version.reference, "digest": version.digest})
         lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
         lines += gate_notes(version, self.report.get("gate"))
@@ -237,6 +241,18 @@ class Run:
         if self.is_done("publish"):
             found |= json.loads((self.folder / "published.json").read_text("utf-8"))
         return found
+
+    def _evaluate_on_server(self, live: Live | None) -> Any:
+        model = self._adapted_model()
+        probe = make_probe(model, self.prepared, self.plan.dtype)
+        told = evaluate.told_losses(model, self.tokenizer, self.recipe, self.prepared, live)
+        model = self._model = None
+        free_memory()  # the engine takes what there is
+        say = self.console.print
+        return evaluate_candidate(self.registry, self._trained(), probe, live, told, say)
+
+    def _trained(self) -> Trained:
+        return Trained(self.recipe, self.prepared, self.base, self.folder)
 
     def _live_moved(self) -> bool:
         """Whether another version is live than when this one was evaluated."""

@@ -2,18 +2,25 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 
+from adapters.bases import Base
 from adapters.errors import InvalidInput, StoreFailed
 from adapters.prompt import Task
+from adapters.registry import Version
 from finetune.config import Recipe
 from finetune.data import Row
+from finetune.measures import Outcome, measure
+from finetune.subjects import Told
 
+START = "start"
+"""In the place of an address: a server is started."""
 READ_LIMIT_S = 600.0
 _AT_ONCE = 8
 """Requests in flight: the engine runs them together."""
@@ -38,6 +45,8 @@ class Served:
     recipe: Recipe
     rows: list[Row]
     labels: list[str]
+    told: Told | None = None
+    """Losses that the trainer knows; a server tells none of a text that is given."""
 
     def texts(self, rows: list[Row]) -> list[str]:
         return [str(answer).strip() for answer in self._all(self._text, rows)]
@@ -45,8 +54,11 @@ class Served:
     def label_probabilities(self) -> list[list[float]]:
         return self._all(self._probabilities, self.rows)
 
-    def losses(self, rows: list[Row]) -> None:
-        """A server tells no log-probabilities of a text that is given."""
+    def losses(self, rows: list[Row]) -> tuple[list[float], list[int]] | None:
+        if self.told is None:
+            return None
+        known = [self.told[tuple(row.ids)] for row in rows]
+        return [total for total, _ in known], [count for _, count in known]
 
     def _all(self, ask: Callable[[Row], Any], rows: list[Row]) -> list[Any]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -101,6 +113,32 @@ class Served:
             )
         answer: dict[str, Any] = response.json()
         return answer
+
+
+def served_outcomes(
+    url: str,
+    base: Base,
+    recipe: Recipe,
+    rows: list[Row],
+    versions: Mapping[str, Version],
+    told: Mapping[str, Told] = MappingProxyType({}),
+) -> dict[str, Outcome]:
+    """What a server answers as the base and as some versions.
+
+    Args:
+        versions: by who they are in a comparison: `adapter`, `live`.
+        told: of each model, losses that the server doesn't tell.
+    """  # fmt: skip
+    outcomes = {}
+    models: dict[str, Version | None] = {"base": None, **versions}
+    with connect(url) as client:
+        for who, version in models.items():
+            name = base.name if version is None else version.reference
+            digest = None if version is None else version.digest
+            labels = (version or versions["adapter"]).manifest.labels
+            asked = Served(client, name, digest, recipe, rows, labels, told.get(who))
+            outcomes[who] = measure(asked)
+    return outcomes
 
 
 def connect(url: str) -> httpx.Client:

@@ -13,6 +13,9 @@ from finetune.forward import supervised_losses
 from finetune.generate import greedy
 from finetune.labels import label_probabilities
 
+Told = dict[tuple[int, ...], tuple[float, int]]
+"""Token ids of a row -> its summed loss in nats and its number of supervised tokens."""
+
 
 class Asked(Protocol):
     """A model with the examples and labels that it is asked about."""
