@@ -1,5 +1,6 @@
 """What all commands share: the terminal, common options, how errors look, and children."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +33,18 @@ def complain(message: str, hint: str = "") -> None:
 def run_child(module: str, arguments: list[str]) -> None:
     """Run `python -m MODULE` in our place, and end as it ends.
 
-    Ctrl-C reaches the child too, which may have to put away what it began: it is waited for.
+    Ctrl-C reaches the child too, which may have to put away what it began: it is waited for. What
+    ends a process from outside reaches the parent alone, and is passed on.
     """
     with subprocess.Popen([sys.executable, "-m", module, *arguments]) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         while True:
             try:
                 code = child.wait()
                 break
             except KeyboardInterrupt:
                 continue
+        signal.signal(signal.SIGTERM, before)
     raise typer.Exit(code if code >= 0 else 128 - code)
 
 

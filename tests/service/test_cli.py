@@ -181,10 +181,12 @@ def test_what_needs_torch_runs_in_a_child_with_all_its_options(
     assert told.read_text().split() == ["-m", module, "x@1", "--json", "--weights=-1,2"]
 
 
-def test_a_child_that_is_interrupted_has_time_to_put_things_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_child_that_is_stopped_has_time_to_put_things_away(tmp_path: Path, how: int) -> None:
     done = tmp_path / "done"
     (tmp_path / "slow.py").write_text(
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         "try:\n    print('up', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n"
         f"    time.sleep(1)\n    pathlib.Path({str(done)!r}).touch()\n    sys.exit(130)\n"
@@ -200,7 +202,10 @@ def test_a_child_that_is_interrupted_has_time_to_put_things_away(tmp_path: Path)
     ) as parent:  # fmt: skip
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
-        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+        if how == signal.SIGINT:
+            os.killpg(parent.pid, how)  # as a terminal does
+        else:
+            parent.terminate()  # as a container's end does
 
         parent.wait(30)
     assert done.exists()
