@@ -7,6 +7,7 @@
         metrics.jsonl, checkpoints/, adapter/, loss.png   train
         predictions.jsonl, report.html, report.json       evaluate
         published.json                        publish
+        sweep.json                            the sweep that chose the recipe, where one did
 
 A step is done when the file or folder that it writes last is there.
 """
@@ -57,15 +58,26 @@ _MARKS = {
 
 
 class Run:
-    """A recipe at work in its folder."""
+    """A recipe at work in its folder.
+
+    Args:
+        follow: as of `train`.
+    """
 
     def __init__(
-        self, recipe: Recipe, registry: Registry, console: Console, *, resume: bool = False
+        self,
+        recipe: Recipe,
+        registry: Registry,
+        console: Console,
+        *,
+        resume: bool = False,
+        follow: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.recipe = recipe
         self.registry = registry
         self.console = console
         self.resume = resume
+        self.follow = follow
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None
 
@@ -132,7 +144,7 @@ class Run:
         if self._prepared_digest() != before:
             self._forget(
                 "adapter", "checkpoints", "precision.json", "preflight.json", "report.json",
-                "published.json",
+                "published.json", "sweep.json",
             )  # fmt: skip
         self.__dict__.pop("prepared", None)
         counts = {split: len(self.prepared.of(split)) for split in ("train", "test")}
@@ -154,12 +166,12 @@ class Run:
 
     def train(self) -> None:
         """Train, from the last checkpoint when resuming."""
-        self._forget("adapter", "report.json", "published.json")
+        self._forget("adapter", "report.json", "published.json", "sweep.json")
         self._model = None
         progress = Progress(self.plan.tokens, self.console)
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
-            train(job, resume=self.resume, stop=stop, progress=progress)
+            train(job, resume=self.resume, stop=stop, progress=progress, follow=self.follow)
             asked_to_stop = stop()
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
         if asked_to_stop:  # in the last step: it is trained, and what comes next is left
@@ -170,7 +182,7 @@ class Run:
         self._forget("report.json", "report.html", "published.json")
         live = find_live(self.registry, self.recipe, self.base)
         report, predictions = evaluate.evaluate(
-            self._adapted_model(), self.tokenizer, self.recipe, self.prepared, live
+            self.adapted_model(), self.tokenizer, self.recipe, self.prepared, live
         )
         page = render(report, predictions, self._settings())
         (self.folder / "report.html").write_text(page, "utf-8", "xmlcharrefreplace")
@@ -186,7 +198,7 @@ class Run:
         if self.recipe.evaluation.compare_live and self._live_moved():
             self.console.print("another version went live since the evaluation, so: again")
             self.evaluate()
-        probe = make_probe(self._adapted_model(), self.prepared, self.plan.dtype)
+        probe = make_probe(self.adapted_model(), self.prepared, self.plan.dtype)
         version = publish(self.registry, self.recipe, self.prepared, self.base, self.folder, probe)
         self._write("published.json", {"version": version.reference, "digest": version.digest})
         lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
@@ -244,7 +256,8 @@ class Run:
             self.recipe.to_yaml(), known, losses.read_bytes() if losses.is_file() else None
         )
 
-    def _adapted_model(self) -> Any:
+    def adapted_model(self) -> Any:
+        """The base with the adapter that this run trained."""
         if self._model is None:
             plan, adapter = self.plan, self.folder / "adapter"
             self._model = evaluate.load_adapter(self.base, adapter, plan.dtype, plan.device)
