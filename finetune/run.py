@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from rich.console import Console
@@ -61,7 +61,8 @@ class Run:
     """A recipe at work in its folder.
 
     Args:
-        follow: as of `train`.
+        follow: told of this run and the figures of each regular checkpoint in training; what
+            it raises ends training.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Run:
         console: Console,
         *,
         resume: bool = False,
-        follow: Callable[[dict[str, Any]], None] | None = None,
+        follow: Callable[["Run", dict[str, Any]], None] | None = None,
     ) -> None:
         self.recipe = recipe
         self.registry = registry
@@ -162,7 +163,7 @@ class Run:
         preflight.show(report, self.console)
         if report.errors:
             raise preflight.PreflightFailed(report)
-        self._write("preflight.json", report.to_json())
+        self.write("preflight.json", report.to_json())
 
     def train(self) -> None:
         """Train, from the last checkpoint when resuming."""
@@ -171,7 +172,8 @@ class Run:
         progress = Progress(self.plan.tokens, self.console)
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
-            train(job, resume=self.resume, stop=stop, progress=progress, follow=self.follow)
+            follow = None if self.follow is None else partial(self.follow, self)
+            train(job, resume=self.resume, stop=stop, progress=progress, follow=follow)
             asked_to_stop = stop()
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
         if asked_to_stop:  # in the last step: it is trained, and what comes next is left
@@ -200,7 +202,7 @@ class Run:
             self.evaluate()
         probe = make_probe(self.adapted_model(), self.prepared, self.plan.dtype)
         version = publish(self.registry, self.recipe, self.prepared, self.base, self.folder, probe)
-        self._write("published.json", {"version": version.reference, "digest": version.digest})
+        self.write("published.json", {"version": version.reference, "digest": version.digest})
         lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
         lines += gate_notes(version, self.report.get("gate"))
         for line in [*lines, f"{version.reference} {version.digest}"]:
@@ -275,7 +277,8 @@ class Run:
             else:
                 path.unlink(missing_ok=True)
 
-    def _write(self, name: str, value: Any) -> None:
+    def write(self, name: str, value: Any) -> None:
+        """Write a file of JSON to the folder, whole or not at all."""
         partial = self.folder / f".{name}.partial"
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(self.folder / name)

@@ -88,8 +88,11 @@ class Choices:
         return tuple(map(json.loads, self.values))
 
     def known_as(self, value: Any) -> str | None:
-        found = [text for text in self.values if json.loads(text) == value]
-        return found[0] if found else None
+        for text in self.values:
+            choice = json.loads(text)
+            if choice == value or str(choice).lower() == str(value).lower():  # YAML's true
+                return text
+        return None
 
     def __str__(self) -> str:
         return ", ".join(self.values)

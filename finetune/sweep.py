@@ -1,0 +1,209 @@
+"""`finetune sweep RECIPE`: runs over varied settings, and the best of them published.
+
+    HOME/sweeps/NAME-<digest>/
+        sweep.yaml      the recipe and what is varied
+        trials.db       Optuna's study
+        trials.csv      what was tried
+
+Each trial is an ordinary run below HOME/runs. The same command goes on where a process ended.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from adapters.digests import PREFIX
+from adapters.errors import AdapterError, InvalidInput
+from adapters.manifest import SweepRef
+from adapters.registry import Registry
+from finetune.config import Recipe
+from finetune.data import data_files, source_digests
+from finetune.preflight import escape
+from finetune.run import Run, steps_to_run
+from finetune.sweep_config import Sought, aim_of, followed
+from finetune.sweep_space import with_settings
+from finetune.sweep_study import Proposal, Result, Study, Trial
+from finetune.sweep_table import as_json, best, figure_of, shown, table_of, write_csv
+from finetune.sweep_trial import Course, DataChanged, run_trial
+
+
+class NoTrialFinished(AdapterError):
+    """A sweep has no winner."""
+
+    code = "no_trial_finished"
+
+
+class SweepRun:
+    """A sweep at work in its folder."""
+
+    def __init__(self, sought: Sought, registry: Registry, console: Console) -> None:
+        self._sought, self._registry, self._console = sought, registry, console
+        self.aim = aim_of(sought.recipe)
+        self._base = registry.base(sought.recipe.base)
+        self._data = source_digests(data_files(sought.recipe.data))
+        self.digest = sought.digest(self._data, self._base.ref.fingerprint)
+        name = f"{sought.recipe.name}-{self.digest.removeprefix(PREFIX)[:8]}"
+        self.folder = registry.home.sweeps / name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; what another process left unfinished is put back into the queue.
+
+        Raises:
+            InvalidInput: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InvalidInput(
+                    f"another process works on the sweep {self.folder.name}",
+                    hint="wait for it, or change sweep.seed for another one",
+                ) from error
+            about = self._sought.recipe.model_dump(mode="json")
+            about["sweep"] = self._sought.sweep.model_dump() | {"over": self._sought.space.told()}
+            text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+            (self.folder / "sweep.yaml").write_text(text, encoding="utf-8")
+            self._study.requeue()
+            yield
+
+    def search(self) -> None:
+        """Try settings until there were enough, time is over, or all were tried.
+
+        Raises:
+            Interrupted: it was asked to stop; the running trial has left its checkpoint.
+            AdapterError: a trial failed before any finished, so it is likely not its settings.
+        """
+        wanted = self._sought.sweep.trials
+        while len(trials := self._study.trials()) < wanted and not self._is_over(trials):
+            proposal = self._study.propose()
+            if proposal is None:
+                self._say(f"all settings were tried: {len(trials)}")
+                break
+            number = len(trials) + 1
+            self._console.rule(
+                f"[bold]trial {number} of {wanted}[/] {escape(_told(proposal.settings))}",
+                align="left",
+            )
+            self._try(proposal, number)
+            self._keep_table()
+
+    @property
+    def trials(self) -> list[Trial]:
+        return self._study.trials()
+
+    def show(self) -> None:
+        """Print what was tried, the best first."""
+        self._console.print(table_of(self.trials, self.aim))
+        for trial in self.trials:
+            if trial.reason:
+                self._say(f"trial {trial.number} {trial.outcome}: {trial.reason}")
+
+    def publish(self) -> dict[str, Any]:
+        """Evaluate the winner on the test examples and publish it with its lineage.
+
+        Returns:
+            The summary of its run.
+
+        Raises:
+            NoTrialFinished: there is none.
+        """
+        trials = self.trials
+        winner = best(trials, self.aim)
+        if winner is None:
+            raise NoTrialFinished(
+                "no trial finished" + "".join(f"\n  {t.number}: {t.reason}" for t in trials),
+                hint="vary settings near those of the recipe",
+            )
+        self._say(f"trial {winner.number} is best: {_told(winner.settings)}")
+        run = Run(self._recipe(winner.settings), self._registry, self._console, resume=True)
+        with run.locked():
+            if not run.is_done("publish"):
+                run.write("sweep.json", self._lineage(len(trials)).model_dump(mode="json"))
+            for step, work in steps_to_run(run, "run"):
+                self._console.rule(f"[bold]{step}[/] {run.recipe.name}", align="left")
+                work()
+            return run.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """What is known about the sweep, for programs."""
+        winner = best(self.trials, self.aim)
+        return {
+            "folder": str(self.folder), "digest": self.digest, "metric": self.aim.metric,
+            "lower_is_better": self.aim.lower_is_better, "space": self._sought.space.told(),
+            "trials": as_json(self.trials), "winner": None if winner is None else winner.number,
+        }  # fmt: skip
+
+    @cached_property
+    def _study(self) -> Study:
+        sought = self._sought
+        return Study(
+            self.folder / "trials.db", sought.space, sought.sweep.seed,
+            sought.space.own(sought.recipe), lower=self.aim.lower_is_better,
+        )  # fmt: skip
+
+    def _try(self, proposal: Proposal, number: int) -> None:
+        """Run one trial and keep what came of it."""
+        started = time.monotonic() - proposal.spent
+        recipe = self._recipe(proposal.settings)
+
+        def behind(share: int, value: float) -> bool:
+            proposal.spend(time.monotonic() - started)
+            return proposal.behind(share, value)
+
+        prune = self._sought.sweep.prune
+        course = Course(followed(self._sought.recipe), self.aim, behind, prune=prune)
+        run = Run(recipe, self._registry, self._console, resume=True, follow=course)
+        try:
+            result = self._result(run)
+        finally:
+            proposal.spend(time.monotonic() - started)
+        self._study.tell(proposal, result, run.folder.name, time.monotonic() - started)
+        tried = self.trials[-1]
+        leader = best(self.trials, self.aim)
+        so_far = "" if leader is None else f"; best so far: trial {leader.number}"
+        told = f" {self.aim.metric} {figure_of(tried)}" if tried.value is not None else ""
+        self._say(f"trial {number} {tried.outcome}{told}{so_far}")
+
+    def _result(self, run: Run) -> Result:
+        try:
+            return run_trial(run, self.aim, self._data)
+        except DataChanged:
+            raise
+        except (AdapterError, torch.OutOfMemoryError) as error:
+            # settings that don't fit shall not end a long search; wrong data ends it at once
+            if best(self.trials, self.aim) is None:
+                raise
+            return Result("failed", reason=str(error))
+
+    def _recipe(self, settings: dict[str, Any]) -> Recipe:
+        return with_settings(self._sought.raw, settings, "the trial")
+
+    def _lineage(self, trials: int) -> SweepRef:
+        space = self._sought.space.told()
+        return SweepRef(digest=self.digest, metric=self.aim.metric, trials=trials, space=space)
+
+    def _is_over(self, trials: list[Trial]) -> bool:
+        minutes = self._sought.sweep.minutes
+        if minutes is None or not trials or self._study.seconds < 60 * minutes:
+            return False
+        self._say(f"{self._study.seconds / 60:.1f} of {minutes:g} minutes are over")
+        return True
+
+    def _keep_table(self) -> None:
+        write_csv(self.folder / "trials.csv", self.trials, self.aim)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _told(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
