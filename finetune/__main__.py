@@ -1,7 +1,7 @@
 """`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
 
-`again VERSION` does the same with the recipe of a version, and `evaluate NAME@N --data FILE`
-measures a version again.
+`again VERSION` does the same with the recipe of a version, `sweep RECIPE` with varied settings, of
+which the best are published, and `evaluate NAME@N --data FILE` measures a version again.
 
 Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
@@ -17,10 +17,11 @@ from rich.console import Console
 
 from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.registry import Registry
+from finetune import sweep_command
 from finetune.command import prepare_process, tell_error
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
 
-COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again")
+COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again", "sweep")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,8 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=options.json)
     prepare_process()
     try:
+        sweep_command.refuse_elsewhere(options)
         if options.command == "evaluate" and options.data:
             return measure_version(options, console)
+        if options.command == "sweep":
+            code, summary = sweep_command.run_sweep(options, console)
+            if options.json:
+                _print_json(summary)
+            return code
         recipe = chosen_recipe(options)
         return run_steps(recipe, options, console)
     except AdapterError as error:
@@ -50,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "command", choices=COMMANDS,
-        help="run does all steps in order; again does so with a version's recipe",
+        help="run does all steps in order; again does so with a version's recipe, sweep with varied "
+        "settings, to publish the best",
     )  # fmt: skip
     made.add_argument(
         "recipe", metavar="RECIPE|VERSION",
@@ -74,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--resume", action="store_true", help="keep what is done; train on")
     made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
     made.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
+    sweep_command.add_options(made)
     return made
 
 

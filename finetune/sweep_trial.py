@@ -66,7 +66,7 @@ class Course:
             behind = self._behind(share, self._sign * value)
         if behind and self._prune:
             at = f"{entry[self._key]:.4g} at step {entry['step']} of {steps}"
-            raise Pruned(f"{self._key} is {at}, worse than the median of the others")
+            raise Pruned(f"{self._key} is {at}, and never beat the median of the others")
 
 
 def run_trial(run: Run, aim: Aim, data: dict[str, dict[str, str]]) -> Result:
