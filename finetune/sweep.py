@@ -4,6 +4,7 @@
         sweep.yaml      the recipe and what is varied
         trials.db       Optuna's study
         trials.csv      what was tried
+        precision.json  the dtype that the first trial measured, where it did
 
 Each trial is an ordinary run below HOME/runs. The same command goes on where a process ended.
 """
@@ -153,7 +154,6 @@ class SweepRun:
     def _try(self, proposal: Proposal, number: int) -> None:
         """Run one trial and keep what came of it."""
         started = time.monotonic() - proposal.spent
-        recipe = self._recipe(proposal.settings)
 
         def behind(share: int, value: float) -> bool:
             proposal.spend(time.monotonic() - started)
@@ -161,28 +161,32 @@ class SweepRun:
 
         prune = self._sought.sweep.prune
         course = Course(followed(self._sought.recipe), self.aim, behind, prune=prune)
-        run = Run(recipe, self._registry, self._console, resume=True, follow=course)
         try:
-            result = self._result(run)
+            result, run = self._result(proposal.settings, course)
         finally:
             proposal.spend(time.monotonic() - started)
-        self._study.tell(proposal, result, run.folder.name, time.monotonic() - started)
-        tried = self.trials[-1]
-        leader = best(self.trials, self.aim)
+        self._study.tell(proposal, result, run, time.monotonic() - started)
+        trials = self.trials
+        leader = best(trials, self.aim)
         so_far = "" if leader is None else f"; best so far: trial {leader.number}"
-        told = f" {self.aim.metric} {figure_of(tried)}" if tried.value is not None else ""
-        self._say(f"trial {number} {tried.outcome}{told}{so_far}")
+        figure = f" {self.aim.metric} {figure_of(trials[-1])}" if result.value is not None else ""
+        self._say(f"trial {number} {result.outcome}{figure}{so_far}")
 
-    def _result(self, run: Run) -> Result:
+    def _result(self, settings: dict[str, Any], course: Course) -> tuple[Result, str]:
+        """What came of some settings, and the name of their run."""
+        name = ""
         try:
-            return run_trial(run, self.aim, self._data)
+            recipe = self._recipe(settings)
+            run = Run(recipe, self._registry, self._console, resume=True, follow=course)
+            name = run.folder.name
+            return run_trial(run, self.aim, self._data, self.folder / "precision.json"), name
         except DataChanged:
             raise
         except (AdapterError, torch.OutOfMemoryError) as error:
             # settings that don't fit shall not end a long search; wrong data ends it at once
             if best(self.trials, self.aim) is None:
                 raise
-            return Result("failed", reason=str(error))
+            return Result("failed", reason=str(error)), name
 
     def _recipe(self, settings: dict[str, Any]) -> Recipe:
         return with_settings(self._sought.raw, settings, "the trial")

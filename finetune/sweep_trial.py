@@ -5,7 +5,9 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,11 +71,14 @@ class Course:
             raise Pruned(f"{self._key} is {at}, and never beat the median of the others")
 
 
-def run_trial(run: Run, aim: Aim, data: dict[str, dict[str, str]]) -> Result:
+def run_trial(
+    run: Run, aim: Aim, data: dict[str, dict[str, str]], precision: Path
+) -> Result:
     """Train, from where an earlier process left off, and measure.
 
     Args:
         data: digests of the files as they were when the sweep began.
+        precision: the sweep's file of that name: trials in several dtypes would not compare.
 
     Raises:
         Interrupted: it was asked to stop; the checkpoint is written.
@@ -86,16 +91,24 @@ def run_trial(run: Run, aim: Aim, data: dict[str, dict[str, str]]) -> Result:
         if run.is_done("prepare") and not _is_current(run):
             run.prepare()  # an earlier run on other data
         try:
-            for _, work in steps_to_run(run, "train"):
+            for step, work in steps_to_run(run, "train"):
+                if step == "check":
+                    _copy(precision, run.folder / precision.name)
                 work()
         except Pruned as pruned:
             return Result("pruned", reason=str(pruned))
         except Diverged as diverged:
             return Result("diverged", reason=diverged.message)
+        _copy(run.folder / precision.name, precision)
         found = _measured(run, aim)
     if not math.isfinite(found.value):
         return Result("diverged", reason=f"{aim.metric} on validation examples is {found.value}")
     return Result("finished", found.value, found.low, found.high)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_file() and not target.exists():
+        shutil.copyfile(source, target)
 
 
 class DataChanged(InvalidInput):

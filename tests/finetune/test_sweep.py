@@ -26,6 +26,8 @@ from finetune.metrics_file import read_metrics
 from finetune.subjects import Subject
 
 ROOT = Path(__file__).parents[2]
+LONGER = ("training.max_steps=12",)
+"""Steps enough to be killed within a trial."""
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +77,12 @@ def steps_of(home: Path) -> dict[str, int]:
 def test_a_sweep_killed_with_9_goes_on_and_publishes_the_best_by_validation(
     arguments: Callable[..., list[str]], sweep: Any, home: Path, base: Any
 ) -> None:
-    command = [sys.executable, "-m", "finetune", *arguments("--trials", "3")]
+    command = [sys.executable, "-m", "finetune", *arguments("--trials", "3", sets=LONGER)]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as child:
         deadline = time.monotonic() + 120
-        while list(steps_of(home).values()) != [4, 2] and sum(steps_of(home).values()) < 6:
+        while sum(steps_of(home).values()) < 15:
             assert child.poll() is None, child.stderr and child.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -88,7 +90,7 @@ def test_a_sweep_killed_with_9_goes_on_and_publishes_the_best_by_validation(
     before = {path: path.stat().st_mtime_ns for path in (home / "runs").glob("*/validation.json")}
     assert len(before) == 1
 
-    code, answer, said = sweep("--trials", "3")
+    code, answer, said = sweep("--trials", "3", sets=LONGER)
 
     assert code == 0, said
     assert {path: path.stat().st_mtime_ns for path in before} == before  # it is not run again
@@ -120,7 +122,7 @@ def test_a_sweep_killed_with_9_goes_on_and_publishes_the_best_by_validation(
     # the test examples are of the winner alone
     assert len(list((home / "runs").glob("*/report.json"))) == 1
 
-    code, again, said = sweep("--trials", "3")
+    code, again, said = sweep("--trials", "3", sets=LONGER)
     assert (code, again["trials"], again["version"]) == (0, trials, answer["version"])
     assert "trial 1 of" not in said
 
@@ -169,24 +171,27 @@ def test_a_trial_that_is_behind_is_pruned_and_one_that_fails_does_not_end_the_sw
     sweep: Any, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep_study, "LEAST_FINISHED", 1)
-    rates = "0.02,1e-9"
     code, answer, said = sweep(
-        over=(f"training.learning_rate={rates}",), sets=("training.best_by=loss",)
+        over=("training.learning_rate=0.02,1e-9",), sets=("training.best_by=loss",)
     )
 
     assert code == 0, said
     first, behind = answer["trials"]
     assert (first["state"], behind["state"]) == ("finished", "pruned")
     assert answer["metric"] == "loss"
-    assert steps_of(home)[behind["run"]] == 1  # a quarter of its training
+    assert steps_of(home)[behind["run"]] < 4
     assert "median of the others" in behind["reason"]
     assert "all settings were tried: 2" in said
     # measured as training measured the adapter that it kept
-    kept = min(e["validation_loss"] for e in read_metrics(home / "runs" / first["run"] / "metrics.jsonl"))
+    metrics = read_metrics(home / "runs" / first["run"] / "metrics.jsonl")
+    kept = min(entry["validation_loss"] for entry in metrics)
     assert first["value"] == pytest.approx(kept, rel=1e-5)
     assert answer["winner"] == 1
 
-    code, answer, said = sweep(over=("lora.target_modules=[q_proj],[nothing],[v_proj]",))
+    code, answer, said = sweep(
+        sets=("lora.target_modules=[q_proj]",),
+        over=("lora.target_modules=[q_proj],[nothing],[v_proj]",),
+    )
     states = {json.dumps(t["settings"]["lora.target_modules"]): t for t in answer["trials"]}
     failed = states.pop('["nothing"]')
     assert (code, failed["state"]) == (0, "failed")
