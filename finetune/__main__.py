@@ -57,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "command", choices=COMMANDS,
-        help="run does all steps in order; again does so with a version's recipe, sweep with varied "
-        "settings, to publish the best",
+        help="run does all steps in order; again does so with a version's recipe, sweep with "
+        "varied settings, to publish the best",
     )  # fmt: skip
     made.add_argument(
         "recipe", metavar="RECIPE|VERSION",

@@ -23,13 +23,14 @@ from finetune.options import Part
 from finetune.sweep_space import Space, parse_space
 
 _OF_TRAINING = ("loss", "reward_accuracy")
+_EXAMPLE = "write --over training.learning_rate=1e-4..1e-3:log"
 
 
 class Sweep(Part):
     """The section `sweep`, which other commands pass over."""
 
     over: dict[str, Any] = Field(
-        min_length=1, description="what is varied: dotted key to a range or choices"
+        description="what is varied: dotted key to a range or choices"
     )
     trials: int = Field(20, ge=1, le=100_000, description="how many settings are tried")
     minutes: float | None = Field(
@@ -118,16 +119,24 @@ def read_sweep(
     mistakes = apply_overrides(raw, overrides)
     section = raw.pop("sweep", None)
     recipe = check_recipe(raw, reference, mistakes)
-    sweep, mistakes = _section({} if section is None else section, over, more)
-    space = Space({})
-    if sweep is not None:
-        space, found = parse_space(sweep.over, raw, prune=sweep.prune)
-        mistakes += found
+    section, mistakes = _section({} if section is None else section, over, more)
+    section.setdefault("over", {})
+    sweep = None
+    try:
+        sweep = Sweep.model_validate(section)
+    except ValidationError as error:
+        mistakes += mistakes_of(error, Sweep, "sweep")
+    axes = section.get("over")
+    if not axes and not mistakes:
+        remedy = f"{_EXAMPLE}, or a section sweep"
+        mistakes.append(Mistake("sweep.over", axes, "says what is varied, and nothing is", remedy))
+    prune = sweep.prune if sweep is not None else True
+    space, found = parse_space(axes if isinstance(axes, dict) else {}, raw, prune=prune)
+    mistakes += found
     if recipe.data.validation is None and not recipe.data.validation_fraction:
         remedy = "give data.validation, or for example --set data.validation_fraction=0.1"
-        mistakes.append(
-            Mistake("data.validation", None, "is what a sweep compares its trials on", remedy)
-        )
+        problem = "is what a sweep compares its trials on"
+        mistakes.append(Mistake("data.validation", None, problem, remedy))
     if mistakes or sweep is None:
         raise RecipeError(f"the sweep over {reference}", mistakes)
     return Sought(raw, recipe, sweep, space)
@@ -135,9 +144,10 @@ def read_sweep(
 
 def _section(
     given: Any, over: list[str], more: Mapping[str, Any]
-) -> tuple[Sweep | None, list[Mistake]]:
+) -> tuple[dict[str, Any], list[Mistake]]:
+    """The section with the options over it."""
     if not isinstance(given, dict):
-        return None, [Mistake("sweep", given, "holds no keys", "write sweep: {over: {…}}")]
+        return {}, [Mistake("sweep", given, "holds no keys", "write sweep: {over: {…}}")]
     section = {**given, **{key: value for key, value in more.items() if value is not None}}
     mistakes = []
     axes = section.get("over")
@@ -148,12 +158,5 @@ def _section(
             if equals and key:
                 axes[key] = value
             else:
-                remedy = "write --over training.learning_rate=1e-4..1e-3:log"
-                mistakes.append(Mistake("--over", text, "is neither range nor choices", remedy))
-    if not section.get("over") and not mistakes:
-        remedy = "write --over training.learning_rate=1e-4..1e-3:log, or a section sweep"
-        return None, [Mistake("sweep.over", None, "says what is varied, and nothing is", remedy)]
-    try:
-        return Sweep.model_validate(section), mistakes
-    except ValidationError as error:
-        return None, mistakes + mistakes_of(error, Sweep, "sweep")
+                mistakes.append(Mistake("--over", text, "is neither range nor choices", _EXAMPLE))
+    return section, mistakes

@@ -233,8 +233,9 @@ def _numbers_in(annotation: Any) -> set[type]:
 
 def _not_taken(key: str, axis: Range | Choices, raw: dict[str, Any]) -> list[Mistake]:
     """What the recipe says to the axis's values, each of them alone."""
+    field, _ = field_at(key.split("."))
     found: list[Mistake] = []
-    for value in axis.ends:
+    for value in axis.ends if field is not None else axis.ends[:1]:
         try:
             with_settings(raw, {key: value}, key)
         except RecipeError as error:

@@ -64,7 +64,7 @@ def test_options_stand_above_the_section_and_other_commands_pass_it_over(recipe:
         ("training.learning_rate=0..1:log", "training.learning_rate", "no logarithm", "above 0"),
         ("training.learning_rate=1e-4..1e-3:lin", "training.learning_rate", "no scale", ":log"),
         ("training.learning_rate=1e-4..", "training.learning_rate", "no range", "1e-4..1e-3"),
-        ("training.learning_rate=0.5..2", "training.learning_rate", "less than or equal", "peak"),
+        ("training.learning_rate=0.5..2.5", "training.learning_rate", "less than or equal", "peak"),
         ("lora.r=1.5..8", "lora.r", "whole numbers", "whole ends"),
         ("lora.r=8,many", "lora.r", "valid integer", "rank"),
         ("lora.r=8,8", "lora.r", "twice", "once"),
@@ -94,7 +94,7 @@ def test_all_mistakes_of_a_sweep_are_told_at_once(recipe: Any) -> None:
     with pytest.raises(RecipeError) as caught:
         over(path, trials=0)
     assert {m.key for m in caught.value.mistakes} == {
-        "sweep.trial", "sweep.trials", "data.validation",
+        "sweep.trial", "sweep.trials", "data.validation", "lora.rr",
     }  # fmt: skip
     with pytest.raises(RecipeError, match=r"sweep\.over: says what is varied"):
         over(recipe())

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
+from finetune import sweep_study
 from finetune.sweep_space import Choices, Range, Space
 from finetune.sweep_study import LEAST_FINISHED, Proposal, Pruner, Result, Study
 
@@ -72,7 +73,10 @@ def test_each_combination_of_choices_is_tried_once_the_recipes_own_first(
     assert sorted(tried) == [(r, alpha) for r in (4, 8, 16) for alpha in (1, 2)]
 
 
-def test_a_range_with_nothing_new_left_ends_the_proposals(study: Callable[..., Study]) -> None:
+def test_a_range_with_nothing_new_left_ends_the_proposals(
+    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_study, "_PATIENCE", 6)
     found = study(Space({"r": Range(1, 2, whole=True)}))
     for _ in range(2):
         finish(found, proposed(found))
