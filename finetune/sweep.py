@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from adapters.digests import PREFIX
 from adapters.errors import AdapterError, InvalidInput
@@ -26,7 +27,6 @@ from adapters.manifest import SweepRef
 from adapters.registry import Registry
 from finetune.config import Recipe
 from finetune.data import data_files, source_digests
-from finetune.preflight import escape
 from finetune.run import Run, steps_to_run
 from finetune.sweep_config import Sought, aim_of, followed
 from finetune.sweep_space import with_settings

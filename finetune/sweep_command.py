@@ -6,18 +6,18 @@ from typing import Any
 
 from rich.console import Console
 
-from adapters.errors import InvalidInput
 from adapters.registry import Registry
 from finetune.sweep_config import read_sweep
 
-_OPTIONS = ("over", "trials", "minutes", "no_prune")
+OPTIONS = ("over", "trials", "minutes", "no_prune")
+"""Those for a sweep alone, None where they are not given."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that are for a sweep alone."""
     group = parser.add_argument_group("sweep only")
     group.add_argument(
-        "--over", action="append", default=[], metavar="KEY=VALUES",
+        "--over", action="append", metavar="KEY=VALUES",
         help="vary a key: a range (training.learning_rate=1e-4..1e-3:log) or choices "
         "(lora.r=8,16,32); several times for several keys",
     )  # fmt: skip
@@ -26,27 +26,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, help="no trial begins once trials took so long in all"
     )
     group.add_argument(
-        "--no-prune", action="store_true", help="let trials that are behind the others finish"
+        "--no-prune",
+        action="store_true",
+        default=None,
+        help="let trials that are behind the others finish",
     )
 
 
-def refuse_elsewhere(options: argparse.Namespace) -> None:
-    """Tell that an option is for a sweep alone.
-
-    Raises:
-        InvalidInput: another command was given it.
-    """
-    given = [f"--{name.replace('_', '-')}" for name in _OPTIONS if getattr(options, name)]
-    if options.command != "sweep" and given:
-        raise InvalidInput(
-            f"{' and '.join(given)} can't be used with finetune {options.command}",
-            hint="it is for: finetune sweep RECIPE",
-            param=given[0],
-        )
-
-
-def run_sweep(options: argparse.Namespace, console: Console) -> tuple[int, dict[str, Any]]:
+def run_sweep(
+    options: argparse.Namespace, overrides: list[str], console: Console
+) -> tuple[int, dict[str, Any]]:
     """Search, show the trials, evaluate and publish the best.
+
+    Args:
+        overrides: keys of the recipe that the command line sets, `dotted.key=value`.
 
     Returns:
         The exit code, and a summary for programs.
@@ -55,17 +48,11 @@ def run_sweep(options: argparse.Namespace, console: Console) -> tuple[int, dict[
         RecipeError: the recipe, or what is varied, has mistakes.
         AdapterError: no trial finished, or the first one failed.
     """
-    if misplaced := [f"--{key}" for key in ("data", "base", "server") if getattr(options, key)]:
-        raise InvalidInput(
-            f"{' and '.join(misplaced)} can't be used with: finetune sweep RECIPE",
-            hint="write --set data.train=FILE and --set base=NAME",
-            param=misplaced[0],
-        )
     more = {
         "trials": options.trials, "minutes": options.minutes,
         "prune": False if options.no_prune else None,
     }  # fmt: skip
-    sought = read_sweep(options.recipe, options.set, options.over, more)
+    sought = read_sweep(options.recipe, overrides, options.over or [], more)
     # torch takes seconds to import, and a mistake should show at once
     from finetune.sweep import SweepRun
     from finetune.train import Interrupted

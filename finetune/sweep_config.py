@@ -29,9 +29,7 @@ _EXAMPLE = "write --over training.learning_rate=1e-4..1e-3:log"
 class Sweep(Part):
     """The section `sweep`, which other commands pass over."""
 
-    over: dict[str, Any] = Field(
-        description="what is varied: dotted key to a range or choices"
-    )
+    over: dict[str, Any] = Field(description="what is varied: dotted key to a range or choices")
     trials: int = Field(20, ge=1, le=100_000, description="how many settings are tried")
     minutes: float | None = Field(
         None, gt=0, description="no trial begins once trials took so long in all"

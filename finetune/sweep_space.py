@@ -1,8 +1,8 @@
 """What a sweep varies: a range or choices for each dotted key, checked against the recipe.
 
-    training.learning_rate: 1e-4..1e-3:log    from .. to, in logarithms
-    lora.r: 8..64                             whole numbers, since the key takes those
-    lora.alpha: [16, 32]                      choices; as a text: 16,32
+training.learning_rate: 1e-4..1e-3:log    from .. to, in logarithms
+lora.r: 8..64                             whole numbers, since the key takes those
+lora.alpha: [16, 32]                      choices; as a text: 16,32
 """
 
 import copy
@@ -215,14 +215,23 @@ def _parse_range(key: str, given: str) -> Range | Mistake:
         return Mistake(key, given, "is an empty range", "write the smaller number first")
     if scale and low <= 0:
         return Mistake(key, given, "has no logarithm at its lower end", "begin it above 0")
+    return _typed_range(key, given, Range(low, high, bool(scale)))
+
+
+def _typed_range(key: str, given: str, found: Range) -> Range | Mistake:
+    """The range with whole ends where the key takes whole numbers alone."""
     field, _ = field_at(key.split("."))
-    kinds = _numbers_in(None if field is None else field.annotation)
-    if field is not None and not kinds:
+    if field is None:
+        return found  # told as an unknown key
+    kinds = _numbers_in(field.annotation)
+    if not kinds:
         return Mistake(key, given, "is no number, so it has no range", "list values: one,two")
-    whole = float not in kinds and field is not None
-    if whole and not (low.is_integer() and high.is_integer()):
+    if float in kinds:
+        return found
+    low, high = float(found.low), float(found.high)
+    if not (low.is_integer() and high.is_integer()):
         return Mistake(key, given, "is of whole numbers alone", "give whole ends")
-    return Range(int(low) if whole else low, int(high) if whole else high, bool(scale), whole)
+    return Range(int(low), int(high), found.log, whole=True)
 
 
 def _numbers_in(annotation: Any) -> set[type]:

@@ -169,13 +169,10 @@ class Study:
         for number, trial in enumerate(self._tried(), 1):
             about = trial.user_attrs
             finished = trial.state == TrialState.COMPLETE
-            found.append(
-                Trial(
-                    number, about["settings"], about["outcome"], about["seconds"] / 60,
-                    about["run"], trial.value if finished else None, about["low"], about["high"],
-                    about["reason"],
-                )  # fmt: skip
-            )
+            figures = (trial.value if finished else None), about["low"], about["high"]
+            minutes = about["seconds"] / 60
+            kept = about["settings"], about["outcome"], minutes, about["run"]
+            found.append(Trial(number, *kept, *figures, about["reason"]))
         return found
 
     @property

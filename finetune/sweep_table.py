@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
-from finetune.preflight import escape
 from finetune.sweep_config import Aim
 from finetune.sweep_study import Trial
 

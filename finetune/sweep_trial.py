@@ -1,6 +1,6 @@
 """One trial of a sweep: an ordinary run up to the trained adapter, measured on validation examples.
 
-    HOME/runs/NAME-<recipe digest>/validation.json     the figure, beside what a run writes
+HOME/runs/NAME-<recipe digest>/validation.json     the figure, beside what a run writes
 """
 
 import json
@@ -71,9 +71,7 @@ class Course:
             raise Pruned(f"{self._key} is {at}, and never beat the median of the others")
 
 
-def run_trial(
-    run: Run, aim: Aim, data: dict[str, dict[str, str]], precision: Path
-) -> Result:
+def run_trial(run: Run, aim: Aim, data: dict[str, dict[str, str]], precision: Path) -> Result:
     """Train, from where an earlier process left off, and measure.
 
     Args:
@@ -87,7 +85,7 @@ def run_trial(
     """
     with run.locked():
         if source_digests(data_files(run.recipe.data)) != data:
-            raise DataChanged()
+            raise DataChanged
         if run.is_done("prepare") and not _is_current(run):
             run.prepare()  # an earlier run on other data
         try:

@@ -110,9 +110,12 @@ def test_what_no_gate_no_live_version_and_no_sweep_said_is_not_written(tmp_path:
     other = registry.publish(
         new,
         draft(
-            new, metrics={"chrf": measured}, gate=verdict(passed=True), live=f"x@{one.digest}",
+            new,
+            metrics={"chrf": measured},
+            gate=verdict(passed=True),
+            live=f"x@{one.digest}",
             sweep=SWEEP,
-        ),  # fmt: skip
+        ),
     )
 
     # manifests of releases before these look like the first one

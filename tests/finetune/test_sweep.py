@@ -46,7 +46,8 @@ def arguments(home: Path, task_files: dict[str, Path]) -> Callable[..., list[str
         settings = [
             f"data.train={task_files['classify']}", "data.validation_fraction=0.3",
             "training.max_steps=4", "training.batch_tokens=128",
-            "training.checkpoint_every_steps=1", "training.learning_rate=0.02", "lora.r=4", "evaluation.bootstrap_samples=20", *sets,
+            "training.checkpoint_every_steps=1", "training.learning_rate=0.02",
+            "lora.r=4", "evaluation.bootstrap_samples=20", *sets,
         ]  # fmt: skip
         axes = over or ("training.learning_rate=0.02,0.001", "lora.r=4,8")
         options = [part for text in settings for part in ("--set", text)]

@@ -12,7 +12,6 @@ from finetune.sweep_config import Sought, aim_of, read_sweep
 from finetune.sweep_space import Choices, Range
 
 
-
 @pytest.fixture
 def recipe(tmp_path: Path) -> Any:
     """Write a recipe with a section `sweep`; returns its path."""
