@@ -61,12 +61,17 @@ _MARKS = {
 }
 
 
+class RunBusy(InvalidInput):
+    """Another process holds the run's folder."""
+
+
 class Run:
     """A recipe at work in its folder.
 
     Args:
         follow: told of this run and the figures of each regular checkpoint in training; what
             it raises ends training.
+        estimate: whether the check measures time and memory in a few real steps.
     """
 
     def __init__(
@@ -77,12 +82,14 @@ class Run:
         *,
         resume: bool = False,
         follow: Callable[["Run", dict[str, Any]], None] | None = None,
+        estimate: bool = True,
     ) -> None:
         self.recipe = recipe
         self.registry = registry
         self.console = console
         self.resume = resume
         self.follow = follow
+        self.estimate = estimate
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None
 
@@ -94,14 +101,14 @@ class Run:
         """Hold the folder; two processes on one run would spoil it.
 
         Raises:
-            InvalidInput: another process holds it.
+            RunBusy: another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InvalidInput(
+                raise RunBusy(
                     f"another process works on the run {self.folder.name}",
                     hint="wait for it, or change the recipe's name",
                 ) from error
@@ -170,7 +177,7 @@ class Run:
         check_installed(self.recipe.training.report_to)
         special = special_tokens(self.tokenizer)
         report = preflight.check(self.prepared, self.recipe, self.plan, special)
-        if not report.errors:
+        if self.estimate and not report.errors:
             estimate = trial.measure(self.recipe, self.prepared, self.base, self.plan)
             preflight.add_estimate(report, asdict(estimate), memory_bytes(self.plan.device))
         preflight_page.show(report, self.console)

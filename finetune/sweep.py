@@ -22,17 +22,25 @@ from rich.console import Console
 from rich.markup import escape
 
 from adapters.digests import PREFIX
-from adapters.errors import AdapterError, InvalidInput
+from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.manifest import SweepRef
 from adapters.registry import Registry
 from finetune.config import Recipe
 from finetune.data import data_files, source_digests
-from finetune.run import Run, steps_to_run
+from finetune.findings import PreflightFailed
+from finetune.reading import BrokenData
+from finetune.run import Run, RunBusy, steps_to_run
 from finetune.sweep_config import Sought, aim_of, followed
 from finetune.sweep_space import with_settings
 from finetune.sweep_study import Proposal, Result, Study, Trial
 from finetune.sweep_table import as_json, best, figure_of, shown, table_of, write_csv
 from finetune.sweep_trial import Course, DataChanged, run_trial
+
+_FAILURES = 3
+"""So many trials of which none did anything but fail end the sweep."""
+_ENDS = (BrokenData, DataChanged, NotFound, RunBusy)
+_OF_DATA = ("prompt.", "training.method")
+"""Settings that may decide whether preflight finds errors."""
 
 
 class NoTrialFinished(AdapterError):
@@ -74,6 +82,7 @@ class SweepRun:
             text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
             (self.folder / "sweep.yaml").write_text(text, encoding="utf-8")
             self._study.requeue()
+            self._keep_table()
             yield
 
     def search(self) -> None:
@@ -81,7 +90,8 @@ class SweepRun:
 
         Raises:
             Interrupted: it was asked to stop; the running trial has left its checkpoint.
-            AdapterError: a trial failed before any finished, so it is likely not its settings.
+            NoTrialFinished: all of the first few failed, so it is likely not their settings.
+            InvalidInput: the data or the base can't be used, whatever the settings.
         """
         wanted = self._sought.sweep.trials
         while len(trials := self._study.trials()) < wanted and not self._is_over(trials):
@@ -96,6 +106,7 @@ class SweepRun:
             )
             self._try(proposal, number)
             self._keep_table()
+            self._refuse_failures()
 
     @property
     def trials(self) -> list[Trial]:
@@ -121,8 +132,8 @@ class SweepRun:
         winner = best(trials, self.aim)
         if winner is None:
             raise NoTrialFinished(
-                "no trial finished" + "".join(f"\n  {t.number}: {t.reason}" for t in trials),
-                hint="vary settings near those of the recipe",
+                f"none of {len(trials)} trials finished{_reasons(trials)}",
+                hint="vary settings near those of the recipe, or try it alone: finetune run RECIPE",
             )
         self._say(f"trial {winner.number} is best: {_told(winner.settings)}")
         run = Run(self._recipe(winner.settings), self._registry, self._console, resume=True)
@@ -162,7 +173,7 @@ class SweepRun:
         prune = self._sought.sweep.prune
         course = Course(followed(self._sought.recipe), self.aim, behind, prune=prune)
         try:
-            result, run = self._result(proposal.settings, course)
+            result, run = self._result(proposal, course)
         finally:
             proposal.spend(time.monotonic() - started)
         self._study.tell(proposal, result, run, time.monotonic() - started)
@@ -172,21 +183,37 @@ class SweepRun:
         figure = f" {self.aim.metric} {figure_of(trials[-1])}" if result.value is not None else ""
         self._say(f"trial {number} {result.outcome}{figure}{so_far}")
 
-    def _result(self, settings: dict[str, Any], course: Course) -> tuple[Result, str]:
-        """What came of some settings, and the name of their run."""
+    def _result(self, proposal: Proposal, course: Course) -> tuple[Result, str]:
+        """What came of some settings, and the name of their run.
+
+        Settings that don't fit shall not end a long search; what no settings change ends it.
+        """
         name = ""
         try:
-            recipe = self._recipe(settings)
-            run = Run(recipe, self._registry, self._console, resume=True, follow=course)
+            run = Run(
+                self._recipe(proposal.settings), self._registry, self._console, resume=True,
+                follow=course, estimate=not self.trials,
+            )  # fmt: skip
             name = run.folder.name
+            proposal.runs_as(name)
             return run_trial(run, self.aim, self._data, self.folder / "precision.json"), name
-        except DataChanged:
+        except _ENDS:
             raise
-        except (AdapterError, torch.OutOfMemoryError) as error:
-            # settings that don't fit shall not end a long search; wrong data ends it at once
-            if best(self.trials, self.aim) is None:
+        except (AdapterError, torch.OutOfMemoryError, MemoryError) as error:
+            if isinstance(error, PreflightFailed) and not self._sought.space.varies(_OF_DATA):
                 raise
-            return Result("failed", reason=str(error)), name
+            return Result("failed", reason=str(error) or type(error).__name__), name
+
+    def _refuse_failures(self) -> None:
+        """Stop where all trials failed: it is hardly their settings."""
+        trials = self.trials
+        failures = [trial for trial in trials if trial.outcome in ("failed", "diverged")]
+        if len(failures) == len(trials) and len(trials) % _FAILURES == 0:
+            raise NoTrialFinished(
+                f"all {len(trials)} trials failed{_reasons(trials)}",
+                hint="try the recipe alone: finetune run RECIPE; the same command goes on "
+                "with other settings",
+            )
 
     def _recipe(self, settings: dict[str, Any]) -> Recipe:
         return with_settings(self._sought.raw, settings, "the trial")
@@ -211,3 +238,7 @@ class SweepRun:
 
 def _told(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
+
+
+def _reasons(trials: list[Trial]) -> str:
+    return "".join(f"\n  trial {trial.number}: {trial.reason}" for trial in trials)

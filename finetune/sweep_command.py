@@ -62,18 +62,18 @@ def run_sweep(
     with sweep.locked():
         try:
             sweep.search()
+            sweep.show()
+            published = sweep.publish()
         except (Interrupted, KeyboardInterrupt) as stopped:
             left = ""
             if isinstance(stopped, Interrupted):
+                sweep.show()
                 left = f"; the running trial left a checkpoint after step {stopped.step}"
-            sweep.show()
             console.print(
                 f"interrupted{left}. The same command goes on from there.",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
             return 130, sweep.summary()
-        sweep.show()
-        published = sweep.publish()
         console.print(
             f"[dim]the sweep took {(time.monotonic() - started) / 60:.1f} min: {sweep.folder}[/]",
             highlight=False, soft_wrap=True,

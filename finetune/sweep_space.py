@@ -114,6 +114,10 @@ class Space:
         found = {k: axis.known_as(_value_at(values, k)) for k, axis in self.axes.items()}
         return None if None in found.values() else found
 
+    def varies(self, begins: tuple[str, ...]) -> bool:
+        """Whether a key that begins so is among what is varied."""
+        return any(key.startswith(begins) for key in self.axes)
+
     @property
     def combinations(self) -> int | None:
         """How many there are; None: a range is among the axes."""

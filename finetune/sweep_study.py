@@ -2,7 +2,8 @@
 
 Optuna's states: a trial that ran to its end is COMPLETE; one that was ended early, or whose
 settings failed, is PRUNED, so that the sampler keeps away from them; one that was interrupted is
-FAIL, and stands in the queue again with its settings.
+FAIL, and stands in the queue again with its settings. A process that is killed may be killed by the
+settings, as when memory runs out, so attempts that leave no checkpoint are counted.
 """
 
 import json
@@ -24,6 +25,8 @@ WARM_UP = FULL // 4
 """Nothing is pruned before: high learning rates look bad at first and often win."""
 LEAST_FINISHED = 4
 """Trials that must have finished before any is pruned."""
+LOST_ATTEMPTS = 2
+"""So often in a row a trial's process may be killed before a further checkpoint."""
 _RANDOM_TRIALS = 8
 """Before the sampler follows what it has seen."""
 _GRID = 10_000
@@ -86,6 +89,13 @@ class Pruner(optuna.pruners.BasePruner):
         return min(seen) > statistics.median(known)
 
 
+def _about(result: Result) -> dict[str, Any]:
+    """What is kept of a result; its value is Optuna's."""
+    return {
+        "outcome": result.outcome, "low": result.low, "high": result.high, "reason": result.reason,
+    }  # fmt: skip
+
+
 def _last_until(now: int, trial: FrozenTrial) -> float | None:
     steps = [step for step in trial.intermediate_values if step <= now]
     return trial.intermediate_values[max(steps)] if steps else None
@@ -111,13 +121,34 @@ class Study:
         self._space, self._seed, self._own = space, seed, own
 
     def requeue(self) -> None:
-        """Put trials that were interrupted into the queue again, with their settings."""
+        """Put trials that were interrupted into the queue again, with their settings.
+
+        Those whose process was killed again and again have failed.
+        """
         for trial in self._in(TrialState.RUNNING):
-            if len(trial.params) == len(self._space.axes):
-                spent = {"seconds": trial.user_attrs.get("seconds", 0.0)}
-                self._study.enqueue_trial(trial.params, user_attrs=spent)
-            # killed before this, it is queued twice; the second time it is no news any more
+            about = trial.user_attrs
+            lost = 0 if about.get("kept") else about.get("lost", 0) + 1
+            if lost >= LOST_ATTEMPTS and "settings" in about:
+                self._give_up(trial)
+            elif len(trial.params) == len(self._space.axes):
+                known = {"seconds": about.get("seconds", 0.0), "lost": lost}
+                self._study.enqueue_trial(trial.params, user_attrs=known)
+            # killed before this, it is there twice; the second time it is no news any more
             self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _give_up(self, trial: FrozenTrial) -> None:
+        """Keep a trial as failed whose process ends each time."""
+        if trial.params in [tried.params for tried in self._tried()]:
+            return
+        reason = f"its process was killed {LOST_ATTEMPTS} times in a row and left no checkpoint "
+        reason += "between: memory may have run out"
+        kept = {"seconds": 0.0, "run": "", **trial.user_attrs}
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.PRUNED, params=trial.params, distributions=trial.distributions,
+                user_attrs=kept | _about(Result("failed", reason=reason)),
+            )
+        )  # fmt: skip
 
     def propose(self) -> "Proposal | None":
         """Settings that were not tried yet; None: there are no others."""
@@ -152,10 +183,7 @@ class Study:
 
     def tell(self, proposal: "Proposal", result: Result, run: str, seconds: float) -> None:
         """Keep what came of a proposal."""
-        about = {
-            "outcome": result.outcome, "low": result.low, "high": result.high,
-            "reason": result.reason, "run": run, "seconds": seconds,
-        }  # fmt: skip
+        about = _about(result) | {"run": run, "seconds": seconds}
         for name, value in about.items():  # before the state: without it the trial is asked again
             proposal.trial.set_user_attr(name, value)
         if result.outcome == "finished":
@@ -208,8 +236,13 @@ class Proposal:
     """Seconds that were spent on it before it was interrupted."""
 
     def spend(self, seconds: float) -> None:
-        """Keep how long it took, in all."""
+        """Keep how long it took, in all, when it leaves a checkpoint or stops in order."""
         self.trial.set_user_attr("seconds", seconds)
+        self.trial.set_user_attr("kept", value=True)
+
+    def runs_as(self, run: str) -> None:
+        """Keep the name of its run."""
+        self.trial.set_user_attr("run", run)
 
     def behind(self, share: int, value: float) -> bool:
         """Take note of a figure in the course of training; whether the trial should end.
