@@ -127,7 +127,7 @@ def read_sweep(
     axes = section.get("over")
     if not axes and not mistakes:
         remedy = f"{_EXAMPLE}, or a section sweep"
-        mistakes.append(Mistake("sweep.over", axes, "says what is varied, and nothing is", remedy))
+        mistakes.append(Mistake("sweep.over", None, "says what is varied, and nothing is", remedy))
     prune = sweep.prune if sweep is not None else True
     space, found = parse_space(axes if isinstance(axes, dict) else {}, raw, prune=prune)
     mistakes += found

@@ -86,7 +86,7 @@ def test_a_sweep_killed_with_9_goes_on_and_publishes_the_best_by_validation(
         while sum(steps_of(home).values()) < 15:
             assert child.poll() is None, child.stderr and child.stderr.read()
             assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.01)
         child.kill()
     before = {path: path.stat().st_mtime_ns for path in (home / "runs").glob("*/validation.json")}
     assert len(before) == 1
@@ -195,7 +195,31 @@ def test_a_trial_that_is_behind_is_pruned_and_one_that_fails_does_not_end_the_sw
     failed = states.pop('["nothing"]')
     assert (code, failed["state"]) == (0, "failed")
     assert "can't be adapted" in failed["reason"]
-    assert {trial["state"] for trial in states.values()} == {"finished"}
+    assert "failed" not in {trial["state"] for trial in states.values()}
+
+
+def test_a_sweep_stops_where_all_of_the_first_trials_fail(sweep: Any, home: Path) -> None:
+    over = ("lora.target_modules=[one],[two],[three],[four]",)
+    code, answer, said = sweep(over=over)
+    assert (code, answer["error"]["code"]) == (1, "no_trial_finished")
+    assert "all 3 trials failed" in said
+    assert said.count("can't be adapted") >= 3
+    (table,) = (home / "sweeps").glob("*/trials.csv")
+    with table.open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["failed"] * 3
+
+    code, _, said = sweep(over=over)  # asked again, it tries others
+    assert (code, "none of 4 trials finished" in said) == (1, True)
+    assert "trial 3 of" not in said
+
+
+def test_data_that_no_settings_mend_ends_a_sweep_at_once(
+    sweep: Any, home: Path, task_files: dict[str, Path]
+) -> None:
+    same = task_files["classify"]
+    code, _, said = sweep(sets=(f"data.test={same}",))
+    assert (code, "preflight found 1 error" in said) == (2, True)
+    assert "trial 2 of" not in said
 
 
 def test_a_time_budget_ends_the_sweep_and_may_be_raised(sweep: Any) -> None:
@@ -215,7 +239,7 @@ def test_bad_spaces_and_misplaced_options_are_told_before_anything_runs(
     assert set(mistakes) == {"lora.rr", "training.learning_rate"}
     assert all(m["remedy"] for m in mistakes.values())
     assert "2 mistakes" in said
-    assert sweep("--data", "x.jsonl")[1]["error"]["param"] == "--data"
+    assert sweep("--base", "tiny")[1]["error"]["param"] == "--base"
     assert main(["run", "classify", "--trials", "3"]) == 2
     assert "finetune sweep RECIPE" in capsys.readouterr().err
     assert not (home / "runs").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from finetune import sweep_study
 from finetune.sweep_space import Choices, Range, Space
-from finetune.sweep_study import LEAST_FINISHED, Proposal, Pruner, Result, Study
+from finetune.sweep_study import LEAST_FINISHED, LOST_ATTEMPTS, Proposal, Pruner, Result, Study
 
 RATES = Space({"rate": Range(0.001, 0.1, log=True), "r": Range(1, 8, whole=True)})
 GRID = Space({"r": Choices(("4", "8", "16")), "alpha": Choices(("1", "2"))})
@@ -59,6 +59,27 @@ def test_a_study_killed_in_between_proposes_what_one_that_was_not_does(
 
     assert [t.settings for t in study(RATES).trials()] == [t.settings for t in whole.trials()]
     assert [t.number for t in whole.trials()] == list(range(1, 13))
+
+
+def test_a_trial_whose_process_is_killed_each_time_is_given_up(
+    study: Callable[..., Study],
+) -> None:
+    killed = proposed(study(RATES))
+    again = proposed(study(RATES))
+    assert again.settings == killed.settings
+    again.spend(5.0)  # it left a checkpoint, so the next attempt is a first one again
+    again.runs_as("run-1")
+    for _ in range(LOST_ATTEMPTS):
+        again = proposed(study(RATES))
+        assert again.settings == killed.settings
+        again.runs_as("run-1")
+
+    after = study(RATES)
+    (given_up,) = after.trials()
+    assert (given_up.outcome, given_up.settings) == ("failed", killed.settings)
+    assert (given_up.run, given_up.minutes) == ("run-1", 5.0 / 60)
+    assert "killed 2 times" in given_up.reason
+    assert proposed(after).settings != killed.settings
 
 
 def test_each_combination_of_choices_is_tried_once_the_recipes_own_first(
