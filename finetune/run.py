@@ -71,7 +71,7 @@ class Run:
     Args:
         follow: told of this run and the figures of each regular checkpoint in training; what
             it raises ends training.
-        estimate: whether the check measures time and memory in a few real steps.
+        brief: the check measures no steps and tells errors alone, since runs like it came before.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Run:
         *,
         resume: bool = False,
         follow: Callable[["Run", dict[str, Any]], None] | None = None,
-        estimate: bool = True,
+        brief: bool = False,
     ) -> None:
         self.recipe = recipe
         self.registry = registry
         self.console = console
         self.resume = resume
         self.follow = follow
-        self.estimate = estimate
+        self.brief = brief
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None
 
@@ -177,10 +177,11 @@ class Run:
         check_installed(self.recipe.training.report_to)
         special = special_tokens(self.tokenizer)
         report = preflight.check(self.prepared, self.recipe, self.plan, special)
-        if self.estimate and not report.errors:
+        if not self.brief and not report.errors:
             estimate = trial.measure(self.recipe, self.prepared, self.base, self.plan)
             preflight.add_estimate(report, asdict(estimate), memory_bytes(self.plan.device))
-        preflight_page.show(report, self.console)
+        if not self.brief or report.errors:
+            preflight_page.show(report, self.console)
         self._write_page(preflight_page.render(report))
         if report.errors:
             raise PreflightFailed(report.errors, report.to_json())
@@ -301,7 +302,8 @@ class Run:
     def _write_page(self, page: str) -> None:
         path = self.folder / "preflight.html"
         path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-        self.console.print(f"[dim]{path}[/]", highlight=False, soft_wrap=True)
+        if not self.brief:
+            self.console.print(f"[dim]{path}[/]", highlight=False, soft_wrap=True)
 
     def write(self, name: str, value: Any) -> None:
         """Write a file of JSON to the folder, whole or not at all."""

@@ -192,7 +192,7 @@ class SweepRun:
         try:
             run = Run(
                 self._recipe(proposal.settings), self._registry, self._console, resume=True,
-                follow=course, estimate=not self.trials,
+                follow=course, brief=bool(self.trials),
             )  # fmt: skip
             name = run.folder.name
             proposal.runs_as(name)

@@ -75,7 +75,7 @@ def run_sweep(
             )  # fmt: skip
             return 130, sweep.summary()
         console.print(
-            f"[dim]the sweep took {(time.monotonic() - started) / 60:.1f} min: {sweep.folder}[/]",
+            f"[dim]this took {(time.monotonic() - started) / 60:.1f} min: {sweep.folder}[/]",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         return 0, sweep.summary() | {"run": published} | _version(published)

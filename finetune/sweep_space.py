@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, get_args
 
 import yaml
@@ -248,12 +248,22 @@ def _not_taken(key: str, axis: Range | Choices, raw: dict[str, Any]) -> list[Mis
     """What the recipe says to the axis's values, each of them alone."""
     field, _ = field_at(key.split("."))
     found: list[Mistake] = []
-    for value in axis.ends if field is not None else axis.ends[:1]:
+    if field is None:
+        return _unknown(key, axis, raw)
+    for value in axis.ends:
         try:
             with_settings(raw, {key: value}, key)
         except RecipeError as error:
             found += [mistake for mistake in error.mistakes if mistake not in found]
     return found
+
+
+def _unknown(key: str, axis: Range | Choices, raw: dict[str, Any]) -> list[Mistake]:
+    try:
+        with_settings(raw, {key: axis.ends[0]}, key)
+    except RecipeError as error:
+        return [replace(mistake, value=str(axis)) for mistake in error.mistakes]
+    return []
 
 
 def _value_at(values: Any, key: str) -> Any:
