@@ -167,7 +167,7 @@ def parse_space(
         axis = _misplaced(key, given, prune=prune) or _parse(key, given)
         if isinstance(axis, Mistake):
             mistakes.append(axis)
-        elif found := _not_taken(key, axis, raw):
+        elif found := _not_taken(key, given, axis, raw):
             mistakes += found
         else:
             axes[key] = axis
@@ -244,26 +244,17 @@ def _numbers_in(annotation: Any) -> set[type]:
     return {kind for part in get_args(annotation) for kind in _numbers_in(part)}
 
 
-def _not_taken(key: str, axis: Range | Choices, raw: dict[str, Any]) -> list[Mistake]:
+def _not_taken(key: str, given: Any, axis: Range | Choices, raw: dict[str, Any]) -> list[Mistake]:
     """What the recipe says to the axis's values, each of them alone."""
     field, _ = field_at(key.split("."))
     found: list[Mistake] = []
-    if field is None:
-        return _unknown(key, axis, raw)
-    for value in axis.ends:
+    for value in axis.ends if field is not None else axis.ends[:1]:
         try:
             with_settings(raw, {key: value}, key)
         except RecipeError as error:
             found += [mistake for mistake in error.mistakes if mistake not in found]
-    return found
-
-
-def _unknown(key: str, axis: Range | Choices, raw: dict[str, Any]) -> list[Mistake]:
-    try:
-        with_settings(raw, {key: axis.ends[0]}, key)
-    except RecipeError as error:
-        return [replace(mistake, value=str(axis)) for mistake in error.mistakes]
-    return []
+    # of a key that is none, no value is wrong more than the others
+    return found if field is not None else [replace(mistake, value=given) for mistake in found]
 
 
 def _value_at(values: Any, key: str) -> Any:
