@@ -29,6 +29,7 @@ from finetune.config import Recipe
 from finetune.data import data_files, source_digests
 from finetune.findings import PreflightFailed
 from finetune.reading import BrokenData
+from finetune.reporters import check_installed
 from finetune.run import Run, RunBusy, steps_to_run
 from finetune.sweep_config import Sought, aim_of, followed
 from finetune.sweep_space import with_settings
@@ -50,12 +51,18 @@ class NoTrialFinished(AdapterError):
 
 
 class SweepRun:
-    """A sweep at work in its folder."""
+    """A sweep at work in its folder.
+
+    Raises:
+        InvalidInput: data or a reporter's package is not there.
+        BaseNotFound, IncompatibleAdapter: the base is not there, or takes no adapters.
+    """
 
     def __init__(self, sought: Sought, registry: Registry, console: Console) -> None:
         self._sought, self._registry, self._console = sought, registry, console
         self.aim = aim_of(sought.recipe)
-        self._base = registry.base(sought.recipe.base)
+        check_installed(sought.recipe.training.report_to)
+        self._base = Run(sought.recipe, registry, console).base
         self._data = source_digests(data_files(sought.recipe.data))
         self.digest = sought.digest(self._data, self._base.ref.fingerprint)
         name = f"{sought.recipe.name}-{self.digest.removeprefix(PREFIX)[:8]}"

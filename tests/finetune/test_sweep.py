@@ -225,7 +225,10 @@ def test_data_that_no_settings_mend_ends_a_sweep_at_once(
 
 
 def test_bad_spaces_and_misplaced_options_are_told_before_anything_runs(
-    sweep: Any, home: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Any,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     code, answer, said = sweep(over=("lora.rr=1,2", "training.learning_rate=1..0.1"))
     assert code == 2
@@ -234,6 +237,8 @@ def test_bad_spaces_and_misplaced_options_are_told_before_anything_runs(
     assert all(m["remedy"] for m in mistakes.values())
     assert "2 mistakes" in said
     assert sweep("--base", "tiny")[1]["error"]["param"] == "--base"
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed
+    assert "pip install" in sweep(sets=("training.report_to=mlflow",))[1]["error"]["hint"]
     assert main(["run", "classify", "--trials", "3"]) == 2
     assert "finetune sweep RECIPE" in capsys.readouterr().err
     assert not (home / "runs").exists()
