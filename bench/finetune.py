@@ -1,13 +1,18 @@
-"""Training: how fast, in how much memory, and how well, beside TRL's SFTTrainer."""
+"""Training: speed, memory and quality beside TRL's SFTTrainer; preflight; kills and resuming."""
 
 import os
 import sys
 from collections.abc import Sequence
 
-from bench import sets, training
+from bench import faults, resume, sets, training
 from bench.parts import run_parts
 
-PARTS = {"speed": training.measure, "sets": sets.measure}
+PARTS = {
+    "speed": training.measure,
+    "faults": faults.measure,
+    "resume": resume.measure,
+    "sets": sets.measure,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -185,8 +185,7 @@ def test_a_child_that_is_interrupted_has_time_to_put_things_away(tmp_path: Path)
     done = tmp_path / "done"
     (tmp_path / "slow.py").write_text(
         "import pathlib, sys, time\n"
-        "print('up', flush=True)\n"
-        "try:\n    time.sleep(60)\n"
+        "try:\n    print('up', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n"
         f"    time.sleep(1)\n    pathlib.Path({str(done)!r}).touch()\n    sys.exit(130)\n"
     )
