@@ -43,6 +43,10 @@ class Home:
         return self.root / "runs"
 
     @property
+    def sweeps(self) -> Path:
+        return self.root / "sweeps"
+
+    @property
     def settings(self) -> Path:
         return self.root / "modiste.yaml"
 

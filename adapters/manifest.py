@@ -90,6 +90,15 @@ class DatasetRef(_Record):
     source: str
 
 
+class SweepRef(_Record):
+    """The sweep that chose a version's settings, by figures on validation examples."""
+
+    digest: Digest = Field(description="of its recipe, data and space")
+    metric: str = Field(description="by which trials were compared")
+    trials: int = Field(ge=1, description="trials that were compared, pruned ones included")
+    space: dict[str, str] = Field(description="what was varied: dotted key, range or choices")
+
+
 class Draft(_Record):
     """What a trainer knows when it publishes; the registry adds the rest."""
 
@@ -109,6 +118,7 @@ class Draft(_Record):
     probe: Digest
     live: str | None = _optional("version that it was compared with, as name@sha256:…")
     gate: Verdict | None = _optional("what came of its recipe's gate, where it stated one")
+    sweep: SweepRef | None = _optional("the sweep that chose its settings, where one did")
     parents: list[str] = Field(default_factory=list, description="versions it was made from")
 
     @model_validator(mode="after")

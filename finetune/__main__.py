@@ -1,7 +1,8 @@
 """`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
 
-`again VERSION` does the same with the recipe of a version, `evaluate NAME@N --data FILE`
-measures a version again, and `plan RECIPE` proposes a base and settings.
+`again VERSION` does the same with the recipe of a version, `sweep RECIPE` with varied settings, of
+which the best are published, `evaluate NAME@N --data FILE` measures a version again, and
+`plan RECIPE` proposes a base and settings.
 
 Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
@@ -20,15 +21,18 @@ from rich.text import Text
 
 from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.registry import Registry
+from finetune import sweep_command
 from finetune.command import prepare_process, tell_error
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
 from finetune.findings import PreflightFailed, broken_findings
 from finetune.reading import BrokenData
 
-COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again", "plan")
+COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again", "sweep", "plan")
 _MEASURE = "evaluate NAME@N --data FILE"
-_BELONGS = {"base": "again VERSION", "server": _MEASURE, "write": "plan RECIPE",
-            "hours": "plan RECIPE"}  # fmt: skip
+_BELONGS = {
+    "base": "again VERSION", "server": _MEASURE, "write": "plan RECIPE", "hours": "plan RECIPE",
+    **dict.fromkeys(sweep_command.OPTIONS, "sweep RECIPE"),
+}  # fmt: skip
 """Options that one command alone takes."""
 _HOURS = 8.0
 
@@ -42,6 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         check_options(options)
         if options.command == "evaluate" and options.data:
             return measure_version(options, console)
+        if options.command == "sweep":
+            code, summary = sweep_command.run_sweep(options, overrides(options), console)
+            if options.json:
+                _print_json(summary)
+            return code
         recipe = chosen_recipe(options)
         if options.command == "plan":
             return plan(recipe, options, console)
@@ -63,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "command", choices=COMMANDS,
-        help="run does all steps in order, again does so with a version's recipe; plan proposes "
-        "a base and settings",
+        help="run does all steps in order, again does so with a version's recipe, sweep with "
+        "varied settings, to publish the best; plan proposes a base and settings",
     )  # fmt: skip
     made.add_argument(
         "recipe", metavar="RECIPE|VERSION",
@@ -93,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--resume", action="store_true", help="keep what is done; train on")
     made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
     made.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
+    sweep_command.add_options(made)
     return made
 
 
@@ -106,7 +116,7 @@ def check_options(options: argparse.Namespace) -> None:
     form = _MEASURE if measures else options.command
     for key, place in _BELONGS.items():
         if getattr(options, key) is not None and not place.startswith(form):
-            raise _misplaced(f"--{key}", form, f"it is for: finetune {place}")
+            raise _misplaced(f"--{key.replace('_', '-')}", form, f"it is for: finetune {place}")
     if options.server is not None and not measures:
         raise _misplaced("--server", form, f"it is for: finetune {_MEASURE}")
     if options.resume and (measures or options.command == "plan"):

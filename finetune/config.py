@@ -161,8 +161,10 @@ def read_recipe(reference: str, overrides: list[str] | None = None) -> Recipe:
         RecipeError: with every mistake found.
         InvalidInput: no such recipe, or no YAML at all.
     """
-    raw = _load(reference)
-    return check_recipe(raw, reference, apply_overrides(raw, overrides or []))
+    raw = read_raw(reference)
+    mistakes = apply_overrides(raw, overrides or [])
+    raw.pop("sweep", None)  # says what `finetune sweep` varies
+    return check_recipe(raw, reference, mistakes)
 
 
 def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> list[Mistake]:
@@ -183,7 +185,7 @@ def check_recipe(
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        found += [_mistake(item) for item in error.errors(include_url=False)]
+        found += mistakes_of(error)
     found += _contradictions(raw)
     if found or recipe is None:
         raise RecipeError(source, found)
@@ -198,7 +200,12 @@ def packaged_recipes() -> list[str]:
     )
 
 
-def _load(reference: str) -> dict[str, Any]:
+def read_raw(reference: str) -> dict[str, Any]:
+    """A recipe's parsed YAML, unchecked, its section `sweep` included.
+
+    Raises:
+        InvalidInput: no such recipe, or no mapping in YAML.
+    """
     path = Path(reference).expanduser()
     if path.is_file():
         text = path.read_text(encoding="utf-8")
@@ -227,6 +234,11 @@ def _override(raw: dict[str, Any], text: str) -> Mistake | None:
         value = parse_yaml(value_text)
     except yaml.YAMLError:
         return Mistake(key, value_text, "is not YAML", "quote the value")
+    return place_value(raw, key, value)
+
+
+def place_value(raw: dict[str, Any], key: str, value: Any) -> Mistake | None:
+    """Set a dotted key in parsed YAML, in which sections may be missing."""
     *path, last = key.split(".")
     place = raw
     for part in path:
@@ -239,9 +251,21 @@ def _override(raw: dict[str, Any], text: str) -> Mistake | None:
     return None
 
 
-def _mistake(item: Any) -> Mistake:
-    location = [str(part) for part in item["loc"]]
-    field, names = _field(location)
+def mistakes_of(
+    error: ValidationError, model: type[BaseModel] = Recipe, section: str = ""
+) -> list[Mistake]:
+    """What pydantic found, with remedies.
+
+    Args:
+        model: what was checked; `section` is its dotted key in the recipe.
+    """
+    return [_mistake(item, model, section) for item in error.errors(include_url=False)]
+
+
+def _mistake(item: Any, model: type[BaseModel], section: str) -> Mistake:
+    inside = [str(part) for part in item["loc"]]
+    location = [section, *inside] if section else inside
+    field, names = field_at(inside, model)
     missing = item["type"] == "missing"
     value = None if missing else item["input"]
     remedy = field.description if field is not None and field.description is not None else ""
@@ -258,11 +282,10 @@ def _mistake(item: Any) -> Mistake:
     return Mistake(".".join(location), value, item["msg"].removeprefix("Value error, "), remedy)
 
 
-def _field(location: list[str]) -> tuple[Any, list[str]]:
+def field_at(location: list[str], model: Any = Recipe) -> tuple[Any, list[str]]:
     """The field that a location names, if any, and the keys known at its place."""
-    model: Any = Recipe
     field = None
-    names: list[str] = list(Recipe.model_fields)
+    names: list[str] = list(model.model_fields)
     for part in location:
         if part.isdecimal():  # a place in a list
             continue

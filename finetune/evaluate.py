@@ -23,7 +23,7 @@ from adapters.gate import Gain, Opponent, Slice, judge
 from finetune import metrics
 from finetune.base_model import load_model
 from finetune.config import Recipe
-from finetune.data import Prepared, Row
+from finetune.data import Prepared, Row, Split
 from finetune.live import Live, subject_of, worn
 from finetune.measures import Outcome, measure, of_label
 from finetune.metric_names import LOWER_IS_BETTER, OF_A_LABEL, UNITS
@@ -79,10 +79,15 @@ class Comparison:
         )  # fmt: skip
 
     def _find(self, metric: str, part: Slice, who: str) -> Measured | None:
-        outcome = self.outcomes[who]
-        if metric in OF_A_LABEL and self.recipe.task == "classify" and part.label is not None:
-            return of_label(outcome, metric, part.label)
-        return outcome.measured.get(metric)
+        return measured_on(self.outcomes[who], self.recipe, metric, part)
+
+
+def measured_on(outcome: Outcome, recipe: Recipe, metric: str, part: Slice) -> Measured | None:
+    """A metric of one model on a slice; None where it was not measured there."""
+    found = outcome.measured.get(metric)
+    if metric in OF_A_LABEL and recipe.task == "classify" and part.label is not None:
+        found = of_label(outcome, metric, part.label)
+    return found
 
 
 def _sign(metric: str) -> int:
@@ -104,9 +109,9 @@ def evaluate(
     return report_of(Comparison(recipe, rows, outcomes, live), started)
 
 
-def examined(recipe: Recipe, prepared: Prepared) -> list[Row]:
+def examined(recipe: Recipe, prepared: Prepared, split: Split = "test") -> list[Row]:
     """The held-out examples that are measured, in an order of their own."""
-    rows = sorted(prepared.of("test"), key=lambda row: row.key)[: recipe.evaluation.max_examples]
+    rows = sorted(prepared.of(split), key=lambda row: row.key)[: recipe.evaluation.max_examples]
     return [row for row in rows if row.supervised] if recipe.task == "generate" else rows
 
 

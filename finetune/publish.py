@@ -14,7 +14,7 @@ from torch import Tensor
 from adapters.bases import Base
 from adapters.errors import IncompatibleAdapter
 from adapters.gate import Verdict
-from adapters.manifest import DatasetRef, Draft, Metric
+from adapters.manifest import DatasetRef, Draft, Metric, SweepRef
 from adapters.probe import Probe, ProbeItem
 from adapters.registry import Registry, Version
 from finetune.config import Recipe
@@ -71,6 +71,7 @@ def make_draft(run: Trained, probe: Probe, report: Mapping[str, Any]) -> Draft:
     """What the manifest says about a run."""
     recipe = run.recipe
     config = (run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+    chosen = run.folder / "sweep.json"
     languages = [recipe.data.source_lang, recipe.data.target_lang]
     return Draft(
         name=recipe.name,
@@ -90,6 +91,7 @@ def make_draft(run: Trained, probe: Probe, report: Mapping[str, Any]) -> Draft:
         live=report["live"]["identity"] if _compared(report) else None,
         gate=None if report.get("gate") is None else Verdict(**report["gate"]),
         probe=probe.digest(),
+        sweep=SweepRef.model_validate_json(chosen.read_text()) if chosen.is_file() else None,
         parents=[] if recipe.parent is None else [recipe.parent],
     )
 

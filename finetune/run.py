@@ -7,6 +7,7 @@
         metrics.jsonl, checkpoints/, adapter/, loss.png   train
         predictions.jsonl, report.html, report.json       evaluate (engine.log: of a server for it)
         published.json                        publish
+        sweep.json                            the sweep that chose the recipe, where one did
 
 A step is done when the file or folder that it writes last is there.
 """
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from rich.console import Console
@@ -61,16 +62,35 @@ _MARKS = {
 }
 
 
+class RunBusy(InvalidInput):
+    """Another process holds the run's folder."""
+
+
 class Run:
-    """A recipe at work in its folder."""
+    """A recipe at work in its folder.
+
+    Args:
+        follow: told of this run and the figures of each regular checkpoint in training; what
+            it raises ends training.
+        brief: the check measures no steps and tells errors alone, since runs like it came before.
+    """
 
     def __init__(
-        self, recipe: Recipe, registry: Registry, console: Console, *, resume: bool = False
+        self,
+        recipe: Recipe,
+        registry: Registry,
+        console: Console,
+        *,
+        resume: bool = False,
+        follow: Callable[["Run", dict[str, Any]], None] | None = None,
+        brief: bool = False,
     ) -> None:
         self.recipe = recipe
         self.registry = registry
         self.console = console
         self.resume = resume
+        self.follow = follow
+        self.brief = brief
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None
 
@@ -82,14 +102,14 @@ class Run:
         """Hold the folder; two processes on one run would spoil it.
 
         Raises:
-            InvalidInput: another process holds it.
+            RunBusy: another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InvalidInput(
+                raise RunBusy(
                     f"another process works on the run {self.folder.name}",
                     hint="wait for it, or change the recipe's name",
                 ) from error
@@ -142,7 +162,7 @@ class Run:
         if self._prepared_digest() != before:
             self._forget(
                 "adapter", "checkpoints", "precision.json", "preflight.json", "report.json",
-                "published.json",
+                "published.json", "sweep.json",
             )  # fmt: skip
         self.__dict__.pop("prepared", None)
         counts = {split: len(self.prepared.of(split)) for split in ("train", "test")}
@@ -158,23 +178,25 @@ class Run:
         check_installed(self.recipe.training.report_to)
         special = special_tokens(self.tokenizer)
         report = preflight.check(self.prepared, self.recipe, self.plan, special)
-        if not report.errors:
+        if not self.brief and not report.errors:
             estimate = trial.measure(self.recipe, self.prepared, self.base, self.plan)
             preflight.add_estimate(report, asdict(estimate), memory_bytes(self.plan.device))
-        preflight_page.show(report, self.console)
+        if not self.brief or report.errors:
+            preflight_page.show(report, self.console)
         self._write_page(preflight_page.render(report))
         if report.errors:
             raise PreflightFailed(report.errors, report.to_json())
-        self._write("preflight.json", report.to_json())
+        self.write("preflight.json", report.to_json())
 
     def train(self) -> None:
         """Train, from the last checkpoint when resuming."""
-        self._forget("adapter", "report.json", "published.json")
+        self._forget("adapter", "report.json", "published.json", "sweep.json")
         self._model = None
         progress = Progress(self.plan.tokens, self.console)
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
-            train(job, resume=self.resume, stop=stop, progress=progress)
+            follow = None if self.follow is None else partial(self.follow, self)
+            train(job, resume=self.resume, stop=stop, progress=progress, follow=follow)
             asked_to_stop = stop()
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
         if asked_to_stop:  # in the last step: it is trained, and what comes next is left
@@ -188,7 +210,7 @@ class Run:
             report, predictions = self._evaluate_on_server(live)
         else:
             report, predictions = evaluate.evaluate(
-                self._adapted_model(), self.tokenizer, self.recipe, self.prepared, live
+                self.adapted_model(), self.tokenizer, self.recipe, self.prepared, live
             )
         page = render(report, predictions, self._settings())
         (self.folder / "report.html").write_text(page, "utf-8", "xmlcharrefreplace")
@@ -204,9 +226,9 @@ class Run:
         if self.recipe.evaluation.compare_live and self._live_moved():
             self.console.print("another version went live since the evaluation, so: again")
             self.evaluate()
-        probe = make_probe(self._adapted_model(), self.prepared, self.plan.dtype)
+        probe = make_probe(self.adapted_model(), self.prepared, self.plan.dtype)
         version = publish(self.registry, self._trained(), probe, self.report)
-        self._write("published.json", {"version": version.reference, "digest": version.digest})
+        self.write("published.json", {"version": version.reference, "digest": version.digest})
         lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
         lines += gate_notes(version, self.report.get("gate"))
         for line in [*lines, f"{version.reference} {version.digest}"]:
@@ -243,7 +265,7 @@ class Run:
         return found
 
     def _evaluate_on_server(self, live: Live | None) -> Any:
-        model = self._adapted_model()
+        model = self.adapted_model()
         probe = make_probe(model, self.prepared, self.plan.dtype)
         told = evaluate.told_losses(model, self.tokenizer, self.recipe, self.prepared, live)
         model = self._model = None
@@ -274,7 +296,8 @@ class Run:
             self.recipe.to_yaml(), known, losses.read_bytes() if losses.is_file() else None
         )
 
-    def _adapted_model(self) -> Any:
+    def adapted_model(self) -> Any:
+        """The base with the adapter that this run trained."""
         if self._model is None:
             plan, adapter = self.plan, self.folder / "adapter"
             self._model = evaluate.load_adapter(self.base, adapter, plan.dtype, plan.device)
@@ -295,9 +318,11 @@ class Run:
     def _write_page(self, page: str) -> None:
         path = self.folder / "preflight.html"
         path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-        self.console.print(f"[dim]{path}[/]", highlight=False, soft_wrap=True)
+        if not self.brief:
+            self.console.print(f"[dim]{path}[/]", highlight=False, soft_wrap=True)
 
-    def _write(self, name: str, value: Any) -> None:
+    def write(self, name: str, value: Any) -> None:
+        """Write a file of JSON to the folder, whole or not at all."""
         partial = self.folder / f".{name}.partial"
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(self.folder / name)

@@ -57,6 +57,7 @@ def train(
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    follow: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
     """Train an adapter and write it to the job's folder.
 
@@ -64,6 +65,7 @@ def train(
         job: checkpoints and metrics.jsonl are written to its folder.
         resume: go on from the last checkpoint, if there is one.
         stop: asked after each step.
+        follow: told the figures of each regular checkpoint; what it raises ends training.
 
     Raises:
         Interrupted: `stop` said so; the checkpoint is written.
@@ -115,6 +117,8 @@ def train(
                 save_checkpoint(folder / "checkpoints", here, guard.good_step)
             if stopping:
                 raise Interrupted(step)
+            if regular and follow is not None:
+                follow(entry)
     if best is not None:
         set_peft_model_state_dict(model, best.adapter)
         progress.chosen(best.step, str(options.best_by), best.value)

@@ -12,6 +12,7 @@ from adapters.errors import AdapterError
 from finetune.data_config import Data
 from finetune.findings import CODES
 from finetune.options import Lora, Training
+from finetune.sweep_config import Sweep
 from service.cli import app
 from service.errors import ServiceError
 from service.settings import Settings
@@ -33,8 +34,8 @@ def test_every_setting_is_documented(name: str) -> None:
     assert re.search(rf"\| `{name}` \|.*{re.escape(description)}", REFERENCE)
 
 
-@pytest.mark.parametrize("part", [Lora, Training])
-def test_every_key_of_a_recipe_on_training_is_documented(part: type[BaseModel]) -> None:
+@pytest.mark.parametrize("part", [Lora, Training, Sweep])
+def test_every_key_of_a_recipe_on_training_and_sweeps_is_documented(part: type[BaseModel]) -> None:
     for name, field in part.model_fields.items():
         key = f"{part.__name__.lower()}.{name}"
         assert field.description, key

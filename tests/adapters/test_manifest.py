@@ -7,13 +7,21 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.errors import InvalidManifest
-from adapters.manifest import DatasetRef, Draft, Metric, content_digest, parse_manifest
+from adapters.manifest import (
+    DatasetRef,
+    Draft,
+    Metric,
+    SweepRef,
+    content_digest,
+    parse_manifest,
+)
 from adapters.prompt import PromptTemplate, default_prompt
 from adapters.registry import Registry
 from tests.adapters.parcels import BASE, DIGEST, PROBE, draft, parcel, verdict
 
 FILES = dict.fromkeys(("adapter_model.safetensors", "adapter_config.json", "probe.json"), DIGEST)
 OTHER = "sha256:" + "1" * 64
+SWEEP = SweepRef(digest=DIGEST, metric="chrf", trials=3, space={"lora.r": "8, 16"})
 
 
 def _draft(**changes: Any) -> Draft:
@@ -66,7 +74,7 @@ def test_names_logs_and_notes_do_not_change_the_digest() -> None:
         name="y", training={"seed": 3}, parents=["x@1"],
         base=BASE.model_copy(update={"name": "renamed"}),
         datasets=[DatasetRef(digest=DIGEST, examples=3, split="train", source="file")],
-        gate=verdict(passed=False), live=f"x@{DIGEST}",
+        gate=verdict(passed=False), live=f"x@{DIGEST}", sweep=SWEEP,
     )  # fmt: skip
 
     files = {**FILES, "report.json": OTHER}
@@ -93,7 +101,7 @@ def test_a_manifest_comes_back_from_its_file(tmp_path: Path) -> None:
     assert manifest.size == sum((version.folder / name).stat().st_size for name in manifest.files)
 
 
-def test_what_no_gate_and_no_live_version_said_is_not_written(tmp_path: Path) -> None:
+def test_what_no_gate_no_live_version_and_no_sweep_said_is_not_written(tmp_path: Path) -> None:
     registry = Registry.open(tmp_path / "home")
     plain = Metric(value=1, low=0, high=2, base_value=0, base_low=0, base_high=0)
     old, new = parcel(tmp_path / "old", 1), parcel(tmp_path / "new", 2)
@@ -101,15 +109,21 @@ def test_what_no_gate_and_no_live_version_said_is_not_written(tmp_path: Path) ->
     measured = plain.model_copy(update={"live_value": 3.0, "live_low": 2.0, "live_high": 4.0})
     other = registry.publish(
         new,
-        draft(new, metrics={"chrf": measured}, gate=verdict(passed=True), live=f"x@{one.digest}"),
+        draft(
+            new,
+            metrics={"chrf": measured},
+            gate=verdict(passed=True),
+            live=f"x@{one.digest}",
+            sweep=SWEEP,
+        ),
     )
 
-    # manifests of releases before gates look like the first one
+    # manifests of releases before these look like the first one
     text = (one.folder / "manifest.json").read_text()
-    assert [word for word in ('"gate"', '"live') if word in text] == []
+    assert [word for word in ('"gate"', '"live', '"sweep"') if word in text] == []
     again = registry.find("x@2").manifest
     assert again == other.manifest
-    assert again.gate == verdict(passed=True)
+    assert (again.gate, again.sweep) == (verdict(passed=True), SWEEP)
     assert (again.live, again.metrics["chrf"].live_value) == (f"x@{one.digest}", 3.0)
 
 
