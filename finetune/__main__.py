@@ -71,6 +71,14 @@ def parser() -> argparse.ArgumentParser:
         "--server", metavar="URL",
         help="with --data: ask a running server, by its routes, instead of a model loaded here",
     )  # fmt: skip
+    made.add_argument(
+        "--executor", choices=("local", "ray"), default="local",
+        help="ray: train on several workers with Ray Train, on this machine or a cluster",
+    )  # fmt: skip
+    made.add_argument(
+        "--workers", type=int, metavar="N",
+        help="with --executor ray: without it, one a GPU, or one a machine where there is none",
+    )  # fmt: skip
     made.add_argument("--resume", action="store_true", help="keep what is done; train on")
     made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
     made.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
@@ -98,11 +106,14 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
 def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
     """Do what the command asks for, with a heading and a time for each step."""
     # torch takes seconds to import, and a mistake in a recipe should show at once
+    from finetune.executor import Executor
     from finetune.run import Run, steps_to_run
     from finetune.train import Interrupted
 
     wanted = "run" if options.command == "again" else options.command
-    run = Run(recipe, Registry.open(options.home), console, resume=options.resume)
+    executor = Executor(options.executor, options.workers)
+    registry = Registry.open(options.home)
+    run = Run(recipe, registry, console, resume=options.resume, executor=executor)
     with run.locked():
         if run.is_done("prepare") and (options.resume or wanted not in ("run", "prepare")):
             run.check_unchanged()
@@ -132,8 +143,11 @@ def measure_version(options: argparse.Namespace, console: Console) -> int:
     Raises:
         InvalidInput: the options don't go together.
     """
-    if options.resume or options.base is not None:
-        misplaced = "--resume" if options.resume else "--base"
+    given = {
+        "--resume": options.resume, "--base": options.base, "--workers": options.workers,
+        "--executor": options.executor != "local",
+    }  # fmt: skip
+    if misplaced := next((name for name, value in given.items() if value), None):
         raise InvalidInput(
             f"{misplaced} can't be used with: finetune evaluate NAME@N --data FILE [--server URL]",
             hint="leave it out",

@@ -4,7 +4,7 @@
         recipe.yaml
         prepared.jsonl, dataset.json          prepare
         precision.json, preflight.json        check
-        metrics.jsonl, checkpoints/, adapter/, loss.png   train
+        metrics.jsonl, checkpoints/, adapter/, loss.png   train (with Ray also ray.log)
         predictions.jsonl, report.html, report.json       evaluate
         published.json                        publish
 
@@ -37,6 +37,7 @@ from finetune.data import (
     save_prepared,
     source_digests,
 )
+from finetune.executor import LOCAL, Executor
 from finetune.live import find_live
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job, Plan, make_plan
@@ -44,7 +45,7 @@ from finetune.progress import Progress, plot_losses
 from finetune.publish import dataset_refs, make_probe, package_versions, publish
 from finetune.report_page import Settings, render
 from finetune.reporters import check_installed
-from finetune.train import stop_on_signals, train
+from finetune.train import stop_on_signals
 
 STEPS = ("prepare", "check", "train", "evaluate", "publish")
 _MARKS = {
@@ -60,12 +61,19 @@ class Run:
     """A recipe at work in its folder."""
 
     def __init__(
-        self, recipe: Recipe, registry: Registry, console: Console, *, resume: bool = False
+        self,
+        recipe: Recipe,
+        registry: Registry,
+        console: Console,
+        *,
+        resume: bool = False,
+        executor: Executor = LOCAL,
     ) -> None:
         self.recipe = recipe
         self.registry = registry
         self.console = console
         self.resume = resume
+        self.executor = executor
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None
 
@@ -159,7 +167,7 @@ class Run:
         progress = Progress(self.plan.tokens, self.console)
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
-            train(job, resume=self.resume, stop=stop, progress=progress)
+            self.executor.train(job, resume=self.resume, stop=stop, progress=progress)
             asked_to_stop = stop()
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
         if asked_to_stop:  # in the last step: it is trained, and what comes next is left
