@@ -106,9 +106,9 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
 def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
     """Do what the command asks for, with a heading and a time for each step."""
     # torch takes seconds to import, and a mistake in a recipe should show at once
+    from finetune.checkpoint import Interrupted
     from finetune.executor import Executor
     from finetune.run import Run, steps_to_run
-    from finetune.train import Interrupted
 
     wanted = "run" if options.command == "again" else options.command
     executor = Executor(options.executor, options.workers)

@@ -45,6 +45,14 @@ class Checkpoint:
     best: Best | None = None
 
 
+class Interrupted(Exception):
+    """Training was asked to stop and left a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, good_step: int) -> Path:
     """Write a checkpoint beside its place, rename it, and drop old ones.
 

@@ -73,11 +73,14 @@ def train_on_ray(
     if not resume:
         forget(folder)
     _clear(folder)
-    with ray_started(job.plan.threads, workers, gpus=job.plan.device == "cuda"):
-        count, cpus = _room(workers, gpus=job.plan.device == "cuda")
-        console.print(f"{count} workers, {cpus} CPUs each", highlight=False)
-        outcome = _fit(_trainer(job, count, cpus), folder, stop, console)
-    _clear(folder, also_log=False)
+    gpus = job.plan.device == "cuda"
+    with ray_started(job.plan.threads, workers, gpus=gpus):
+        count, cpus = _room(workers, gpus=gpus)
+        console.print(f"workers: {count}, CPUs of each: {cpus}", highlight=False)
+        try:
+            outcome = _fit(_trainer(job, count, cpus), folder, stop, console)
+        finally:
+            _clear(folder, also_log=False)
     if outcome is not None:
         raise outcome
     return folder / "adapter"

@@ -25,6 +25,7 @@ from finetune.batching import Batches, derived_seed, split_batch
 from finetune.checkpoint import (
     Best,
     Checkpoint,
+    Interrupted,
     checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -42,14 +43,6 @@ from finetune.progress import Progress
 from finetune.quantization import load_quantized
 from finetune.reporters import reporting
 from finetune.validation import Validation
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and left a checkpoint."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from rich.console import Console
 
 from adapters.errors import AdapterError
-from finetune.checkpoint import checkpoints
+from finetune.checkpoint import Interrupted, checkpoints
 from finetune.group import Workers
 from finetune.plan import Job
 from finetune.progress import Progress
-from finetune.train import Interrupted, Learner, learning_rate, train
+from finetune.train import Learner, learning_rate, train
 
 LOG = "ray.log"
 """In the run's folder: what the loop says; whoever started the workers shows it."""

@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from adapters.errors import IncompatibleAdapter, InvalidInput
+from finetune.checkpoint import Interrupted
 from finetune.executor import Executor
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job
 from finetune.ray_run import ray_started, train_on_ray
-from finetune.train import Interrupted, train
+from finetune.train import train
 
 OPTIONS = {"epochs": 6, "batch_tokens": 96, "checkpoint_every_steps": 4}
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from adapters.errors import IncompatibleAdapter, InvalidInput
 from finetune.base_model import load_model
 from finetune.batching import split_batch
-from finetune.checkpoint import checkpoints, load_checkpoint
+from finetune.checkpoint import Interrupted, checkpoints, load_checkpoint
 from finetune.data import Row
 from finetune.divergence import Diverged
 from finetune.group import ALONE
@@ -23,7 +23,7 @@ from finetune.metrics_file import read_metrics
 from finetune.objectives import Answers
 from finetune.plan import Job
 from finetune.quantization import check_quantization
-from finetune.train import Interrupted, Learner, _optimise, attach_lora, learning_rate, train
+from finetune.train import Learner, _optimise, attach_lora, learning_rate, train
 
 
 def after(count: int) -> Callable[[], bool]:
