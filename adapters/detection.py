@@ -48,6 +48,15 @@ def letters(text: str) -> int:
     return sum(map(str.isalpha, placeholders.blank(text)))
 
 
+def likeliest_language(text: str) -> tuple[str, float] | None:
+    """The BCP 47 tag of the likeliest language and how likely it is; None without letters."""
+    words = placeholders.blank(text[:READ])
+    if not any(map(str.isalpha, words)):
+        return None
+    code, likelihood = _identifier().classify(words)
+    return parse_tag(code), float(likelihood)
+
+
 def detect_language(text: str, candidates: Sequence[str] | None = None) -> str | None:
     """The BCP 47 tag of a text's language; None when there is nothing to tell it by.
 

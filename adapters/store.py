@@ -207,7 +207,7 @@ class Staged:
         self.store.upload(self)
 
     def finish(self, manifest: Manifest) -> Path:
-        """Write the manifest, sync, and rename into place; returns the version's folder."""
+        """Write the manifest, sync, and bring all into place; returns the version's folder."""
         path = self.folder / MANIFEST
         path.write_text(manifest.model_dump_json(indent=1) + "\n")
         sync_file(path)
@@ -215,11 +215,22 @@ class Staged:
         self.store.complete(self.folder, manifest)
         place = self.store.folder(manifest.name, manifest.digest)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if place.exists():  # a crash left it before the registry knew of it
-            shutil.rmtree(place)
-        self.folder.rename(place)
+        if place.exists():  # of a removed or quarantined version, or left by a crash
+            self._fill(place)
+        else:
+            self.folder.rename(place)
         sync_file(place.parent)
         return place
+
+    def _fill(self, place: Path) -> None:
+        """File by file, the manifest last: at no time is a version that is listed without one."""
+        names = {path.name for path in self.folder.iterdir()}
+        for name in [*sorted(names - {MANIFEST}), MANIFEST]:
+            (self.folder / name).replace(place / name)
+            sync_file(place)
+        for path in place.iterdir():
+            if path.name not in names:
+                path.unlink()
 
 
 def _checked_files(source: Path) -> list[Path]:

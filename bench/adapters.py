@@ -5,14 +5,11 @@ All but the last two run on a tiny random base, where hundreds of versions can b
 minutes; what an adapter answers alone is computed by transformers and peft, not by the server.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from bench import crash, effect, many, mixup, switch
-from bench.client import LoadError
-from bench.harness import RESULTS, Report, quick
-from bench.servers import ServerError
+from bench.parts import run_parts
 
 PARTS = {
     "mixup": mixup.measure,
@@ -25,18 +22,7 @@ PARTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="bench adapters", description=__doc__)
-    parser.add_argument("--only", choices=list(PARTS), help="one part only")
-    options = parser.parse_args(argv)
-    report = Report("adapters")
-    try:
-        for name, measure in PARTS.items():
-            if options.only in (None, name):
-                measure(report, RESULTS / "adapters" / name, short=quick())
-    except (ServerError, LoadError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return report.write()
+    return run_parts("adapters", PARTS, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,12 @@ def _unsound(registry: Registry) -> list[str]:
     found: list[str] = []
     for record in registry.adapters():
         ready = set()
-        for version in registry.versions(record.name):
+        try:
+            versions = registry.versions(record.name)
+        except AdapterError as error:
+            found.append(f"{record.name} can't be listed: {error}")
+            continue
+        for version in versions:
             if version.state != "ready":
                 continue
             ready.add(version.number)

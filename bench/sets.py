@@ -25,6 +25,7 @@ from adapters.registry import Registry
 from bench.harness import ROOT, Report, at_least
 from bench.training import finetune, run_peer
 
+PLACE = "BENCH_DATA"
 MINUTES, MINUTES_SHORT = 10.0, 3.0
 CALIBRATION_STEPS = 6
 TRL_OPTIONS = {"learning_rate": 1e-4}
@@ -61,10 +62,7 @@ SETS = (
 
 def measure(report: Report, folder: Path, *, short: bool) -> None:
     """Train on each set with both, and compare."""
-    place = os.environ.get("BENCH_DATA")
-    if place is None:
-        print("sets: left out; BENCH_DATA names the folder that has them", file=sys.stderr)
-        return
+    place = os.environ[PLACE]
     base = Registry.open().base()  # of the home that `make` uses
     shutil.rmtree(folder, ignore_errors=True)
     seconds = 60 * (MINUTES_SHORT if short else MINUTES)

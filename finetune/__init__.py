@@ -2,9 +2,11 @@
 
 The modules in reading order, which is running order: config with data_config and options, sources
 (with reading, text_files, json_files, tmx, catalogues, tables, remote_files), examples, chats,
-preferences, splits, data, preflight, plan with memory, precision and quantization, batching,
-forward, objectives, train with checkpoint, divergence, validation and reporters, generate, labels,
-subjects, metrics and metric_names, sandbox, measures, slices, live, evaluate, report_page, publish,
-run, again. Run as `python -m finetune`. What is done with adapters that exist stands beside them:
-foreign and imports, lora, methods, combine and merge, bake, evaluate_version and served.
+preferences, sensitive and redaction, splits, data, preflight with findings, text_checks, languages,
+duplicates, sides and preflight_page, plan with memory, precision and quantization, batching,
+forward, objectives, train with checkpoint, divergence, validation and reporters, trial, generate,
+labels, subjects, metrics and metric_names, sandbox, measures, slices, live, evaluate, report_page,
+publish, run, again, proposal. Run as `python -m finetune`. What is done with adapters that exist
+stands beside them: foreign and imports, lora, methods, combine and merge, bake, evaluate_version
+and served.
 """

@@ -1,7 +1,7 @@
 """`python -m finetune run RECIPE`: prepare, check, train, evaluate, publish.
 
-`again VERSION` does the same with the recipe of a version, and `evaluate NAME@N --data FILE`
-measures a version again.
+`again VERSION` does the same with the recipe of a version, `evaluate NAME@N --data FILE`
+measures a version again, and `plan RECIPE` proposes a base and settings.
 
 Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
@@ -10,17 +10,27 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.registry import Registry
 from finetune.command import prepare_process, tell_error
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
+from finetune.findings import PreflightFailed, broken_findings
+from finetune.reading import BrokenData
 
-COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again")
+COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again", "plan")
+_MEASURE = "evaluate NAME@N --data FILE"
+_BELONGS = {"base": "again VERSION", "server": _MEASURE, "write": "plan RECIPE",
+            "hours": "plan RECIPE"}  # fmt: skip
+"""Options that one command alone takes."""
+_HOURS = 8.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,9 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=options.json)
     prepare_process()
     try:
+        check_options(options)
         if options.command == "evaluate" and options.data:
             return measure_version(options, console)
         recipe = chosen_recipe(options)
+        if options.command == "plan":
+            return plan(recipe, options, console)
         return run_steps(recipe, options, console)
     except AdapterError as error:
         _fail(error, options.json)
@@ -50,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "command", choices=COMMANDS,
-        help="run does all steps in order; again does so with a version's recipe",
+        help="run does all steps in order, again does so with a version's recipe; plan proposes "
+        "a base and settings",
     )  # fmt: skip
     made.add_argument(
         "recipe", metavar="RECIPE|VERSION",
@@ -64,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument(
         "--data", action="append", default=[], metavar="FILE",
-        help="evaluate: measure a published version on these held-out examples; again: train on "
-        "this instead; may be given several times",
+        help="short for --set data.train=FILE; evaluate: measure a published version on these "
+        "held-out examples; again: train on this instead; may be given several times",
     )  # fmt: skip
     made.add_argument(
         "--server", metavar="URL",
@@ -79,10 +93,42 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N",
         help="with --executor ray: without it, one a GPU, or one a machine where there is none",
     )  # fmt: skip
+    made.add_argument("--write", type=Path, metavar="FILE", help="plan: write the recipe there")
+    made.add_argument(
+        "--hours", type=float, help=f"plan: training may take so long (default {_HOURS:.0f})"
+    )
     made.add_argument("--resume", action="store_true", help="keep what is done; train on")
     made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
     made.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
     return made
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what the command doesn't take.
+
+    Raises:
+        InvalidInput: the options don't go together.
+    """
+    measures = options.command == "evaluate" and bool(options.data)
+    form = _MEASURE if measures else options.command
+    for key, place in _BELONGS.items():
+        if getattr(options, key) is not None and not place.startswith(form):
+            raise _misplaced(f"--{key}", form, f"it is for: finetune {place}")
+    if options.server is not None and not measures:
+        raise _misplaced("--server", form, f"it is for: finetune {_MEASURE}")
+    of_training = {
+        "--resume": options.resume, "--executor": options.executor != "local",
+        "--workers": options.workers is not None,
+    }  # fmt: skip
+    for option, given in of_training.items():
+        if given and (measures or options.command == "plan"):
+            raise _misplaced(option, form, "leave it out")
+
+
+def _misplaced(option: str, form: str, hint: str) -> InvalidInput:
+    if option == "--base":
+        hint += "; elsewhere write --set base=NAME"
+    return InvalidInput(f"{option} can't be used with: finetune {form}", hint=hint, param=option)
 
 
 def chosen_recipe(options: argparse.Namespace) -> Recipe:
@@ -92,15 +138,13 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
 
         registry = Registry.open(options.home)
         return repeated_recipe(registry, options.recipe, options.data, options.base, options.set)
-    given = {key: getattr(options, key) for key in ("data", "base", "server")}
-    if misplaced := [f"--{key}" for key, value in given.items() if value]:
-        raise InvalidInput(
-            f"{' and '.join(misplaced)} can't be used here: --data is for again and evaluate, "
-            "--base for again, --server for evaluate with --data",
-            hint="write --set data.train=FILE and --set base=NAME",
-            param=misplaced[0],
-        )
-    return read_recipe(options.recipe, options.set)
+    return read_recipe(options.recipe, overrides(options))
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Keys of the recipe that the command line sets, `dotted.key=value`."""
+    data = [f"data.train={json.dumps(options.data)}"] if options.data else []
+    return [*options.set, *data]
 
 
 def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
@@ -138,21 +182,7 @@ def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> 
 
 
 def measure_version(options: argparse.Namespace, console: Console) -> int:
-    """Evaluate a published version on other data.
-
-    Raises:
-        InvalidInput: the options don't go together.
-    """
-    given = {
-        "--resume": options.resume, "--base": options.base, "--workers": options.workers,
-        "--executor": options.executor != "local",
-    }  # fmt: skip
-    if misplaced := next((name for name, value in given.items() if value), None):
-        raise InvalidInput(
-            f"{misplaced} can't be used with: finetune evaluate NAME@N --data FILE [--server URL]",
-            hint="leave it out",
-            param=misplaced,
-        )
+    """Evaluate a published version on other data."""
     from finetune.evaluate import show
     from finetune.evaluate_version import evaluate_version
 
@@ -165,8 +195,42 @@ def measure_version(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
+    """Propose a base and settings; print them, and write them where asked."""
+    from finetune.preflight import duration
+    from finetune.proposal import propose, write_recipe
+
+    fixed = {text.partition("=")[0] for text in options.set}
+    hours = _HOURS if options.hours is None else options.hours
+    proposal = propose(recipe, Registry.open(options.home), fixed=fixed, hours=hours, say=_say)
+    if options.write is not None:
+        write_recipe(proposal, options.write)
+        _say(f"wrote {options.write}: modiste finetune run {options.write}")
+    if options.json:
+        _print_json(proposal.to_json())
+        return 0
+    estimate = proposal.estimate
+    table = Table("setting", "value", "why", box=None)
+    for choice in proposal.choices:
+        table.add_row(choice.name, str(choice.value), Text(choice.reason))
+    how = (
+        f"median of {estimate.steps_measured} real steps, {estimate.tokens_per_second:.0f} tokens/s"
+    )
+    table.add_row("time", duration(estimate.seconds), how)
+    there = f"measured at the peak; {proposal.memory_bytes / 2**30:.1f} GiB there"
+    table.add_row("memory", f"{estimate.peak_bytes / 2**30:.2f} GiB", there)
+    for name, verdict in proposal.bases.items():
+        table.add_row(Text(f"base {name}"), "", Text(verdict))
+    console.print(table)
+    return 0
+
+
 def _fail(error: AdapterError, as_json: bool) -> None:
     more: dict[str, Any] = {}
+    if isinstance(error, PreflightFailed):
+        more["preflight"] = error.report
+    if isinstance(error, BrokenData):
+        more["findings"] = [asdict(found) for found in broken_findings(error)]
     if isinstance(error, RecipeError):
         more["mistakes"] = [
             {"key": m.key, "value": m.value, "problem": m.problem, "remedy": m.remedy}

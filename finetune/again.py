@@ -49,7 +49,9 @@ def repeated_recipe(
     raw["parent"] = f"{version.name}@{version.digest}"
     if data:
         raw["data"] = {**raw["data"], "train": data}
-    return check_recipe(raw, f"recipe of {version.reference}", apply_overrides(raw, overrides))
+    return check_recipe(
+        raw, f"recipe of {version.reference}", apply_overrides(raw, overrides or [])
+    )
 
 
 def _base_of(registry: Registry, version: Version) -> Base:

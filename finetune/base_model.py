@@ -16,6 +16,12 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """What a tokenizer reads as control tokens wherever it stands in a text."""
+    added = tokenizer.added_tokens_decoder.values()
+    return tuple(token.content for token in added if token.special)
+
+
 def load_model(folder: Path, dtype: str, device: str) -> Any:
     """A causal language model with frozen weights, in evaluation mode."""
     try:

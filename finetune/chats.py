@@ -49,7 +49,8 @@ def parse_chat(fields: dict[str, Any], column: str) -> Chat:
     messages = fields.get(column)
     if not isinstance(messages, list) or not messages:
         there = ", ".join(map(str, fields)) or "nothing"
-        raise BadLine(f"{column!r} is no list of messages (there: {there[:200]})")
+        code = "unusable_record" if messages else "missing_field"
+        raise BadLine(f"{column!r} is no list of messages (there: {there[:200]})", code)
     tools = _tools(fields)
     called: set[str] = set()
     kept = []
@@ -57,7 +58,7 @@ def parse_chat(fields: dict[str, Any], column: str) -> Chat:
         try:
             kept.append(_message(message, called))
         except BadLine as error:
-            raise BadLine(f"message {position} {error}") from error
+            raise BadLine(f"message {position} {error}", error.code) from error
     _check_calls(kept, tools)
     if not any(m["role"] == "assistant" for m in kept):
         raise BadLine("no message of the assistant")
@@ -84,7 +85,7 @@ def _message(message: Any, called: set[str]) -> dict[str, Any]:
         kept["tool_calls"] = [_call(call) for call in calls]
         called.update(call["id"] for call in kept["tool_calls"])
     elif role != "tool" and not kept["content"].strip():
-        raise BadLine(_NO_TEXT)
+        raise BadLine(_NO_TEXT, "empty_field")
     if role == "tool":
         kept["tool_call_id"] = str(message.get("tool_call_id"))
         if kept["tool_call_id"] not in called:

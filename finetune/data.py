@@ -50,6 +50,8 @@ class Row:
     rejected_ids: list[int] = field(default_factory=list)
     """[T'] of a preference: the same prompt with the answer that was not preferred."""
     rejected_supervised: list[int] = field(default_factory=list)
+    lost: int = 0
+    """Tokens of the answers that were cut off."""
 
 
 @dataclass(slots=True)
@@ -233,6 +235,7 @@ def tokenise(
         rejected_ids=rejected[0][:max_length],
         rejected_supervised=_spoken(rejected[1][:max_length]),
         columns=example.columns,
+        lost=sum(says[max_length:]) + sum(rejected[1][max_length:]),
     )
 
 

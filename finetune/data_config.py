@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from adapters.errors import AdapterError
 from adapters.languages import parse_tag
 from adapters.prompt import Task
+from finetune.sensitive import KINDS, Kind
 
 Format = Literal[
     "chat", "prompt_completion", "preference", "translation", "qa", "classification"
@@ -88,3 +89,14 @@ class Data(BaseModel):
     max_examples: int | None = Field(None, ge=1, description="training examples at most")
     max_test_examples: int = Field(200, ge=1, description="held-out examples at most")
     on_broken: Literal["error", "skip"] = Field("error", description="what a broken line does")
+    redact: bool | list[Kind] = Field(
+        False,
+        description="replace personal data and secrets by placeholders: true, or a list of kinds",
+    )
+
+    @property
+    def redacted(self) -> tuple[Kind, ...]:
+        """The kinds that are replaced."""
+        if isinstance(self.redact, bool):
+            return KINDS if self.redact else ()
+        return tuple(kind for kind in KINDS if kind in self.redact)

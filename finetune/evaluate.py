@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from peft import PeftModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from adapters.bases import Base
@@ -26,7 +27,6 @@ from finetune.live import Live, subject_of, worn
 from finetune.measures import Outcome, measure, of_label
 from finetune.metric_names import LOWER_IS_BETTER, OF_A_LABEL, UNITS
 from finetune.metrics import Measured, Sampled
-from finetune.preflight import escape
 from finetune.slices import positions_of
 from finetune.subjects import Subject
 

@@ -86,7 +86,8 @@ def recipe_of(version: Version, base: Base, data: list[str], overrides: list[str
     """
     manifest = version.manifest
     raw: dict[str, Any] = copy.deepcopy(manifest.training.get("config", {}))
-    kept = {name: raw.get("data", {}).get(name) for name in ("format", "columns", "encoding")}
+    names = ("format", "columns", "encoding", "redact")
+    kept = {name: raw.get("data", {}).get(name) for name in names}
     raw["data"] = {name: value for name, value in kept.items() if value is not None}
     raw["data"] |= {"train": data, "test": data}
     if manifest.languages:

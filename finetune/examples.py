@@ -23,6 +23,8 @@ from finetune.config import Recipe
 from finetune.data_config import FORMATS, Data, Format
 from finetune.preferences import PREFERRED, parse_preference
 from finetune.reading import BadLine, Broken, LeftOut, Reading, Record, check_text
+from finetune.redaction import redact_example
+from finetune.sensitive import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,13 @@ def examples_of(
     for record in records:
         try:
             given, references = _parse(record, recipe, labels)
+            given, references = redact_example(given, references, recipe.data.redacted)
             group = _group(record, recipe.data.split_by) if grouped else None
         except LeftOut as error:
             reading.skipped[str(error)] += 1
         except BadLine as error:
-            reading.note(Broken(record.path, record.line, str(error), record.part))
+            where = record.path, record.line
+            reading.note(Broken(*where, str(error), record.part, error.code))
         else:
             yield Example(
                 given, references, record.origin, key_of(given), group, _columns(record, recipe)
@@ -74,13 +78,14 @@ def examples_of(
 
 
 def _columns(record: Record, recipe: Recipe) -> dict[str, str]:
-    """Values as text; what is no text as JSON writes it."""
+    """Values as text, what is no text as JSON writes it; redacted as the example is."""
     wanted = recipe.kept_columns & record.fields.keys()
     values = {name: record.fields[name] for name in sorted(wanted)}
-    return {
+    texts = {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in values.items()
     }
+    return {name: redact(text, recipe.data.redacted) for name, text in texts.items()}
 
 
 def _group(record: Record, split_by: str) -> str | None:
@@ -151,7 +156,8 @@ def _parse(
         case "classification":
             label = _text(fields, data, "label").strip()
             if label not in labels:
-                raise BadLine(f"the label {label!r} is none of {', '.join(labels)[:200]}")
+                known = ", ".join(labels)[:200]
+                raise BadLine(f"the label {label!r} is none of {known}", "unknown_label")
             return ClassifyInput(_text(fields, data, "text"), tuple(labels)), (label,)
 
 
@@ -172,16 +178,17 @@ def _text(fields: dict[str, Any], data: Data, name: str, usual: str | None = Non
     if column in fields:
         value = fields[column]
         if value is None or (isinstance(value, str) and not value.strip()):
-            raise BadLine(f"{column!r} is empty")
+            raise BadLine(f"{column!r} is empty", "empty_field")
         if not isinstance(value, str):
             raise BadLine(f"{column!r} is not text but {str(value)[:40]}")
         try:
             return check_text(value)
         except BadLine as error:
-            raise BadLine(f"{column!r} {error}") from error
+            raise BadLine(f"{column!r} {error}", error.code) from error
     there = ", ".join(map(str, fields)) or "nothing"
     raise BadLine(
-        f"{column!r} is missing (there: {there[:200]}; data.columns.{name} names another column)"
+        f"{column!r} is missing (there: {there[:200]}; data.columns.{name} names another column)",
+        "missing_field",
     )
 
 
@@ -249,7 +256,7 @@ def _question(
     texts = [a.get("text") if isinstance(a, dict) else a for a in answers]
     known = [check_text(text) for text in texts if isinstance(text, str) and text.strip()]
     if len(known) < len(texts):
-        raise BadLine("'answers' has one that is empty or no text")
+        raise BadLine("'answers' has one that is empty or no text", "empty_field")
     if impossible is not None and impossible == bool(known):
         said = "has answers, yet" if known else "has no answers, yet"
         raise BadLine(f"{said} 'is_impossible' is {str(impossible).lower()}")

@@ -182,13 +182,14 @@ class _Scanner:
             chunk = self._file.read(chars)
         except UnicodeDecodeError as error:
             reason = f"is not {self._file.encoding.upper()}: {error.reason}"
-            raise Unreadable(self._line_at(len(self._text)), reason) from error
+            number = self._line_at(len(self._text))
+            raise Unreadable(number, reason, "wrong_encoding") from error
         first = self._line_at(len(self._text))
         for number, line in enumerate(chunk.split("\n"), first):
             try:
                 check_text(line)
             except BadLine as error:
-                raise Unreadable(number, str(error)) from error
+                raise Unreadable(number, str(error), error.code) from error
         self._text += chunk
         return bool(chunk)
 

@@ -5,6 +5,7 @@ The loop knows an objective by what it says of a row, and by the losses of a bat
     usable   whether there is anything to learn from a row
     width    tokens that it takes in a batch, padding aside
     tokens   tokens that go through the model
+    spoken   tokens of the answers that are learned from, which have logits
     units    losses that it gives: one a supervised token, or one a pair
 """
 
@@ -41,6 +42,7 @@ class Objective(Protocol):
     def usable(self, row: Row) -> bool: ...
     def width(self, row: Row) -> int: ...
     def tokens(self, row: Row) -> int: ...
+    def spoken(self, row: Row) -> int: ...
     def units(self, row: Row) -> int: ...
     def losses(self, model: Any, rows: list[Row]) -> Losses: ...
     def of_base(self, model: Any, rows: list[Row]) -> float:
@@ -69,6 +71,9 @@ class Answers:
 
     def tokens(self, row: Row) -> int:
         return len(row.ids)
+
+    def spoken(self, row: Row) -> int:
+        return len(row.supervised)
 
     def units(self, row: Row) -> int:
         return len(row.supervised)
@@ -105,6 +110,9 @@ class Preferences:
 
     def tokens(self, row: Row) -> int:
         return len(row.ids) + len(row.rejected_ids)
+
+    def spoken(self, row: Row) -> int:
+        return len(row.supervised) + len(row.rejected_supervised)
 
     def units(self, row: Row) -> int:  # noqa: ARG002 - a pair, whichever
         return 1

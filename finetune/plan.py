@@ -126,9 +126,9 @@ def _parting(
     """What the recipe says of memory; what it leaves open follows from what fits."""
     found = Parting(None, activation_checkpointing=False)
     if shape is not None and rows:
-        width = objective_of(options).width
-        spoken = sum(len(row.supervised) for row in rows) / sum(len(row.ids) for row in rows)
-        load = Load(options.batch_tokens, max(map(width, rows)), spoken)
+        objective = objective_of(options)
+        spoken = sum(map(objective.spoken, rows)) / sum(map(objective.tokens, rows))
+        load = Load(options.batch_tokens, max(map(objective.width, rows)), spoken)
         memory = memory_bytes(device)
         each = BYTES[dtype] if options.quantization == "none" else NF4_BYTES
         weights = int(parameters * each)

@@ -38,17 +38,24 @@ def training_dtype(
         return wanted
     if record is not None and record.is_file():
         return str(json.loads(record.read_text())["dtype"])
-    shape = None if base is None else Shape.of(base)
-    if base is None or shape is None or (device == "cpu" and stored_dtype(base) != "bfloat16"):
+    if base is None:
         return "float32"
-    seconds = layer_seconds(shape, device)
-    faster = _CLEARLY_FASTER * seconds["bfloat16"] < seconds["float32"]
-    chosen = "bfloat16" if faster else "float32"
-    if record is not None:
+    chosen, seconds = faster_dtype(base, device)
+    if record is not None and seconds:
         partial = record.with_name(f".{record.name}.partial")
         partial.write_text(json.dumps({"dtype": chosen, "layer_s": seconds}) + "\n")
         partial.replace(record)
     return chosen
+
+
+def faster_dtype(base: Path, device: str) -> tuple[str, dict[str, float]]:
+    """The dtype for a base, and the seconds that were measured; none where nothing was."""
+    shape = Shape.of(base)
+    if shape is None or (device == "cpu" and stored_dtype(base) != "bfloat16"):
+        return "float32", {}
+    seconds = layer_seconds(shape, device)
+    faster = _CLEARLY_FASTER * seconds["bfloat16"] < seconds["float32"]
+    return "bfloat16" if faster else "float32", seconds
 
 
 def stored_dtype(base: Path) -> str:

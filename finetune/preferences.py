@@ -43,7 +43,7 @@ def parse_preference(fields: dict[str, Any], columns: Mapping[str, str]) -> Pref
     missing = [column for column in names.values() if column not in fields]
     if missing:
         there = ", ".join(map(str, fields)) or "nothing"
-        raise BadLine(f"{missing[0]!r} is missing (there: {there[:200]})")
+        raise BadLine(f"{missing[0]!r} is missing (there: {there[:200]})", "missing_field")
     given = fields[names["input"]]
     if not isinstance(given, dict) or not isinstance(given.get("messages"), list):
         raise BadLine(f"{names['input']!r} has no list of messages")
@@ -65,5 +65,5 @@ def _answer(output: Any, column: str) -> str:
         raise BadLine(f"{column!r} has tool_calls: preferences are between texts")
     text = message.get("content")
     if not isinstance(text, str) or not text.strip():
-        raise BadLine(f"{column!r} has no text as its content")
+        raise BadLine(f"{column!r} has no text as its content", "empty_field")
     return check_text(text)

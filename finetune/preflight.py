@@ -1,170 +1,205 @@
 """What is known about the data before any training, and what stops a run.
 
 Most tuning that goes wrong goes wrong here: no token to learn from, held-out examples
-that were trained on, one label only. Such things are errors; the rest are warnings.
+that were trained on, one label only. Such things are errors; the rest are warnings
+(`findings.CODES`). A report holds counts and places, never texts of the data.
 """
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
-
-from adapters.errors import InvalidInput
+from adapters.prompt import Task
 from finetune.config import Recipe
-from finetune.data import Prepared
+from finetune.data import Prepared, Row
+from finetune.duplicates import folded
+from finetune.findings import Finding, finding, in_order
+from finetune.languages import languages_of
+from finetune.objectives import objective_of
 from finetune.plan import Plan
+from finetune.sides import Sides, compare_sides
+from finetune.text_checks import TextChecks, wrong_languages
 
 _FEW_TRAIN, _FEW_TEST = 50, 30
 _IMBALANCE = 10
+_MEMORY_SHARE = 0.9
+_BARS = 12
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(slots=True)
 class Report:
-    """Counts, errors and warnings."""
+    """Counts and findings."""
 
+    name: str
+    task: Task
     examples: dict[str, int]
     tokens: int
+    """Of the training examples, as all counts of tokens here; a preference has both answers."""
     supervised_tokens: int
     longest: int
+    lengths: list[tuple[int, int]]
+    """Most tokens of an example, and how many examples are as long but no shorter bar has."""
     truncated: int
+    lost_tokens: int
+    """Of answers, cut off."""
     unsupervised: int
-    duplicates: int
-    contradictions: int
-    leaked: int
+    sides: Sides
     labels: dict[str, int]
+    languages: dict[str, dict[str, int]]
+    """`input` and `answer` -> language -> texts of a sample."""
+    sensitive: dict[str, int]
+    """Kind of personal data or secret -> how often it was found."""
     counts: dict[str, int]
     plan: dict[str, Any]
-    seconds: float
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    findings: list[Finding]
+    estimate: dict[str, Any] | None = None
+    """What training will take, as measured in a few steps."""
+
+    @property
+    def errors(self) -> list[str]:
+        return [found.message for found in self.findings if found.level == "error"]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [found.message for found in self.findings if found.level == "warning"]
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        counts = {"error_count": len(self.errors), "warning_count": len(self.warnings)}
+        return {**dataclasses.asdict(self), **counts}
 
 
-class PreflightFailed(InvalidInput):
-    """The data cannot be trained on; says every reason."""
+def check(
+    prepared: Prepared, recipe: Recipe, plan: Plan, special_tokens: tuple[str, ...] = ()
+) -> Report:
+    """Look at all rows; the report has the errors, nothing is raised.
 
-    def __init__(self, report: Report) -> None:
-        lines = "".join(f"\n  {error}" for error in report.errors)
-        super().__init__(f"preflight found {len(report.errors)} error(s):{lines}", param="data")
-        self.report = report
-
-
-def check(prepared: Prepared, recipe: Recipe, plan: Plan) -> Report:
-    """Look at all rows; the report has the errors, nothing is raised."""
-    train, test = prepared.of("train"), prepared.of("test")
-    pairs = Counter((row.key, tuple(row.references)) for row in train)
-    answers: dict[str, set[str]] = {}
-    for row in train:
-        answers.setdefault(row.key, set()).add(row.references[0])
+    Args:
+        special_tokens: control tokens of the base, which no text should have.
+    """
+    train, objective = prepared.of("train"), objective_of(recipe.training)
     labels = dict.fromkeys(prepared.labels, 0)
     if recipe.task == "classify":
         labels |= Counter(row.references[0] for row in train)
+    texts = TextChecks(recipe, special_tokens)
+    for row in prepared.rows:
+        texts.add(row)
     report = Report(
-        examples={split: len(prepared.of(split)) for split in ("train", "validation", "test")},
-        tokens=sum(len(row.ids) for row in train),
-        supervised_tokens=sum(len(row.supervised) for row in train),
-        longest=max((len(row.ids) for row in train), default=0),
+        name=recipe.name,
+        task=recipe.task,
+        examples={split: sum(row.split == split for row in prepared.rows) for split in SPLITS},
+        tokens=sum(map(objective.tokens, train)),
+        supervised_tokens=sum(map(objective.spoken, train)),
+        longest=max(map(_length, train), default=0),
+        lengths=_histogram(train),
         truncated=sum(row.truncated for row in train),
-        unsupervised=sum(not row.supervised for row in train),
-        duplicates=sum(pairs.values()) - len(pairs),
-        contradictions=sum(len(said) > 1 for said in answers.values()),
-        leaked=len({row.key for row in test} & answers.keys()),
+        lost_tokens=sum(row.lost for row in train),
+        unsupervised=sum(not objective.usable(row) for row in train),
+        sides=compare_sides(prepared, recipe.task),
         labels=labels,
+        languages=languages_of(train, answers=recipe.task != "classify"),
+        sensitive=dict(texts.sensitive),
         counts=prepared.counts,
         plan=dataclasses.asdict(plan),
-        seconds=plan.seconds,
+        findings=[],
     )
-    _find_errors(report, recipe, prepared)
-    _find_warnings(report)
+    report.findings = in_order(
+        [
+            *_size_findings(report, recipe, prepared),
+            *report.sides.findings(),
+            *_label_findings(report, prepared),
+            *texts.findings(),
+            *wrong_languages(recipe, report.languages),
+        ]
+    )
     return report
 
 
-def _find_errors(report: Report, recipe: Recipe, prepared: Prepared) -> None:
-    if report.examples["train"] == 0:
-        report.errors.append("no training examples: check data.train")
-    elif report.supervised_tokens == 0:
-        report.errors.append(
-            "no supervised tokens: nothing of any answer is left to learn from; "
-            f"raise training.max_length ({recipe.training.max_length}) or shorten the prompt"
+def add_estimate(report: Report, estimate: dict[str, Any], memory: int) -> None:
+    """Put in what was measured.
+
+    Args:
+        memory: bytes of the machine or the device.
+    """
+    report.estimate = estimate | {"memory_bytes": memory}
+    peak = estimate["peak_bytes"]
+    if peak > _MEMORY_SHARE * memory:
+        told = (
+            f"training took {peak / 2**30:.1f} GiB of the {memory / 2**30:.1f} there are: "
+            "lower training.micro_batch_tokens, training.batch_tokens or training.max_length"
         )
-    if prepared.separate_test and report.examples["test"] == 0:
-        report.errors.append("no held-out examples: check data.test")
-    if report.leaked:
-        report.errors.append(
-            f"{report.leaked} held-out inputs are also in the training data: "
-            "remove them from one side, or leave out data.test to have a clean part held out"
-        )
-    if recipe.task == "classify" and sum(count > 0 for count in report.labels.values()) < 2:
-        report.errors.append("the training examples have one label only: add the others")
+        report.findings = in_order([*report.findings, finding("not_enough_memory", told, 1)])
 
 
-def _find_warnings(report: Report) -> None:
-    warn = report.warnings.append
-    if 0 < report.examples["train"] < _FEW_TRAIN:
-        warn(f"only {report.examples['train']} training examples")
-    if report.examples["test"] < _FEW_TEST:
-        warn(f"only {report.examples['test']} held-out examples: intervals will be wide")
+def _length(row: Row) -> int:
+    return max(len(row.ids), len(row.rejected_ids))
+
+
+def _histogram(rows: list[Row]) -> list[tuple[int, int]]:
+    """Examples by length, in bars of one width."""
+    longest = max(map(_length, rows), default=0)
+    width = max(-(-longest // _BARS), 1)
+    bars = Counter(max(_length(row) - 1, 0) // width for row in rows)
+    return [((bar + 1) * width, bars[bar]) for bar in range(max(bars, default=-1) + 1)]
+
+
+def _size_findings(report: Report, recipe: Recipe, prepared: Prepared) -> Iterator[Finding]:
+    train, test = report.examples["train"], report.examples["test"]
+    limit = f"training.max_length ({recipe.training.max_length})"
+    if train == 0:
+        yield finding("no_training_examples", "no training examples: check data.train", 1)
+    elif report.unsupervised == train:
+        told = "no supervised tokens: nothing of any answer is left to learn from; "
+        yield finding("no_supervised_tokens", f"{told}raise {limit} or shorten the prompt", train)
+    elif train < _FEW_TRAIN:
+        yield finding("few_training_examples", f"only {train} training examples", train)
+    if prepared.separate_test and test == 0:
+        yield finding("no_held_out_examples", "no held-out examples: check data.test", 1)
+    if test < _FEW_TEST:
+        told = f"only {test} held-out examples: intervals will be wide"
+        yield finding("few_held_out_examples", told, test)
+    rows = prepared.of("train")
     if report.truncated:
-        warn(f"{report.truncated} examples are cut to training.max_length; their ends are lost")
+        spoken = report.lost_tokens + report.supervised_tokens
+        told = f"{report.truncated} examples are cut to {limit}; with their ends, "
+        told += f"{report.lost_tokens} of {spoken} tokens of answers are lost"
+        places = (row.origin for row in rows if row.truncated)
+        yield finding("truncated", told, report.truncated, places)
     if report.unsupervised:
-        warn(f"{report.unsupervised} examples have no supervised token left and are not used")
-    if report.duplicates:
-        warn(f"{report.duplicates} training examples are exact duplicates of others")
-    if report.contradictions:
-        warn(f"{report.contradictions} training inputs have several different answers")
-    report.warnings += [f"{count} {reason} left out" for reason, count in report.counts.items()]
-    _find_label_warnings(report)
+        told = f"{report.unsupervised} examples have no supervised token left and are not used"
+        usable = objective_of(recipe.training).usable
+        places = (row.origin for row in rows if not usable(row))
+        yield finding("unsupervised", told, report.unsupervised, places)
+    if report.counts:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.counts.items())
+        yield finding("left_out", f"left out: {reasons}", sum(report.counts.values()))
 
 
-def _find_label_warnings(report: Report) -> None:
-    warn = report.warnings.append
-    if empty := [label for label, count in report.labels.items() if count == 0]:
-        warn(f"no training example has the label {', '.join(empty)[:200]}")
-    present = [count for count in report.labels.values() if count]
+def _label_findings(report: Report, prepared: Prepared) -> Iterator[Finding]:
+    if report.task != "classify":
+        return
+    labels = report.labels
+    if sum(count > 0 for count in labels.values()) < 2:
+        yield finding("one_label", "the training examples have one label only: add the others", 1)
+    tested = {row.references[0] for row in prepared.of("test")}
+    if empty := [label for label, count in labels.items() if count == 0]:
+        told = f"no training example has the label {', '.join(empty)[:200]}"
+        yield finding("empty_labels", told, len(empty))
+    if unlearned := sorted(label for label in tested if not labels.get(label)):
+        told = f"only held-out examples have the label {', '.join(unlearned)[:200]}"
+        yield finding("unlearned_labels", told, len(unlearned))
+    present = [count for count in labels.values() if count]
     if present and max(present) > _IMBALANCE * min(present):
-        warn(f"the commonest label has {max(present)} examples, the rarest {min(present)}")
-
-
-def show(report: Report, console: Console) -> None:
-    """Print the report as a table with its warnings and errors."""
-    table = Table(show_header=False, box=None)
-    rows: list[tuple[str, str]] = [
-        ("examples", ", ".join(f"{n} {split}" for split, n in report.examples.items() if n)),
-        ("tokens", f"{report.tokens:,}, of them {report.supervised_tokens:,} supervised"),
-        ("longest example", f"{report.longest:,} tokens; {report.truncated} cut"),
-        ("exact duplicates", str(report.duplicates)),
-        ("held-out inputs in train", str(report.leaked)),
-    ]
-    if report.labels:
-        top = sorted(report.labels.items(), key=lambda item: -item[1])[:8]
-        more = f", … ({len(report.labels)} in all)" if len(report.labels) > len(top) else ""
-        rows.append(("labels", ", ".join(f"{name} {count}" for name, count in top) + more))
-    plan = report.plan
-    machine = f"{plan['device']}, {plan['dtype']}, {plan['threads']} threads"
-    if plan["micro_batch_tokens"] is not None:
-        machine += f", {plan['micro_batch_tokens']} tokens at once"
-    if plan["activation_checkpointing"]:
-        machine += ", activations computed twice"
-    rows.append(("machine", machine))
-    rows.append(
-        ("training", f"{plan['steps']} steps, {plan['tokens']:,} tokens, "
-                     f"about {duration(report.seconds)}")
-    )  # fmt: skip
-    for name, value in rows:
-        table.add_row(name, value)
-    notes = [f"[yellow]warning[/] {escape(text)}" for text in report.warnings]
-    notes += [f"[red]error[/] {escape(text)}" for text in report.errors]
-    console.print(Group(table, *notes))
-
-
-def escape(text: str) -> str:
-    """Text that rich prints as it is."""
-    return text.replace("[", r"\[")
+        told = f"the commonest label has {max(present)} examples, the rarest {min(present)}"
+        yield finding("imbalance", told, 1)
+    spellings: dict[str, list[str]] = {}
+    for label in labels:
+        spellings.setdefault(folded(label) or label, []).append(label)
+    if twice := [same for same in spellings.values() if len(same) > 1]:
+        told = "; ".join(" and ".join(map(repr, same)) for same in twice)[:200]
+        yield finding("label_spellings", f"labels look like one: {told}", len(twice))
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,15 @@ _SHOWN_LINES = 3
 
 
 class BadLine(ValueError):
-    """Why one record cannot be used."""
+    """Why one record cannot be used.
+
+    Args:
+        code: the finding that it is, a key of `findings.CODES`.
+    """
+
+    def __init__(self, reason: str, code: str = "unusable_record") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class LeftOut(ValueError):
@@ -25,9 +33,10 @@ class LeftOut(ValueError):
 class Unreadable(ValueError):
     """Why a file cannot be read from some line on."""
 
-    def __init__(self, line: int, reason: str) -> None:
+    def __init__(self, line: int, reason: str, code: str = "unreadable_record") -> None:
         super().__init__(reason)
         self.line = line
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,8 @@ class Entry:
     """The fields of a record, or the reason why there is none."""
     part: str = ""
     """Which record of the line it is, where a line may have many."""
+    code: str = "unreadable_record"
+    """What is wrong, where there is no record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,7 @@ class Broken:
     line: int
     reason: str
     part: str = ""
+    code: str = "unusable_record"
 
     def __str__(self) -> str:
         return f"{_place(self.path, self.line, self.part)}: {self.reason}"
@@ -128,12 +140,17 @@ def check_text(text: str) -> str:
         if "\udc80" <= character <= "\udcff":
             raise BadLine(
                 f"is not UTF-8: byte 0x{ord(character) - 0xDC00:02x} at character {position + 1} "
-                "(save the file as UTF-8, or set data.encoding, for example cp1252)"
+                "(save the file as UTF-8, or set data.encoding, for example cp1252)",
+                "wrong_encoding",
             )
         if "\ud800" <= character <= "\udfff":
-            raise BadLine(f"has half of a surrogate pair, \\u{ord(character):04x}")
+            reason = f"has half of a surrogate pair, \\u{ord(character):04x}"
+            raise BadLine(reason, "wrong_encoding")
         if character == "\0":
-            raise BadLine("has a NUL character (if the file is UTF-16, set data.encoding=utf-16)")
+            raise BadLine(
+                "has a NUL character (if the file is UTF-16, set data.encoding=utf-16)",
+                "wrong_encoding",
+            )
     return text
 
 

@@ -3,7 +3,7 @@
     HOME/runs/NAME-<recipe digest>/
         recipe.yaml
         prepared.jsonl, dataset.json          prepare
-        precision.json, preflight.json        check
+        precision.json, preflight.html, preflight.json    check
         metrics.jsonl, checkpoints/, adapter/, loss.png   train (with Ray also ray.log)
         predictions.jsonl, report.html, report.json       evaluate
         published.json                        publish
@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -26,8 +27,8 @@ from adapters.digests import digest_file
 from adapters.errors import IncompatibleAdapter, InvalidInput
 from adapters.prompt import Renderer
 from adapters.registry import Registry, Version
-from finetune import evaluate, preflight
-from finetune.base_model import load_tokenizer
+from finetune import evaluate, preflight, preflight_page, trial
+from finetune.base_model import load_tokenizer, special_tokens
 from finetune.config import Recipe
 from finetune.data import (
     Prepared,
@@ -38,11 +39,14 @@ from finetune.data import (
     source_digests,
 )
 from finetune.executor import LOCAL, Executor
+from finetune.findings import PreflightFailed, broken_findings
 from finetune.live import find_live
+from finetune.memory import memory_bytes
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
 from finetune.publish import dataset_refs, make_probe, package_versions, publish
+from finetune.reading import BrokenData
 from finetune.report_page import Settings, render
 from finetune.reporters import check_installed
 from finetune.train import stop_on_signals
@@ -135,7 +139,12 @@ class Run:
         """Read the data, make examples and token ids, and part train from held-out."""
         before = self._prepared_digest()
         renderer = Renderer(self.tokenizer)
-        prepared = prepare(self.recipe, renderer, self.base.context_length)
+        try:
+            prepared = prepare(self.recipe, renderer, self.base.context_length)
+        except BrokenData as error:
+            page = preflight_page.render_broken(self.recipe.name, broken_findings(error))
+            self._write_page(page)
+            raise
         save_prepared(prepared, self.folder, self.base.ref.fingerprint)
         if self._prepared_digest() != before:
             self._forget(
@@ -154,10 +163,15 @@ class Run:
         """
         self._forget("preflight.json")
         check_installed(self.recipe.training.report_to)
-        report = preflight.check(self.prepared, self.recipe, self.plan)
-        preflight.show(report, self.console)
+        special = special_tokens(self.tokenizer)
+        report = preflight.check(self.prepared, self.recipe, self.plan, special)
+        if not report.errors:
+            estimate = trial.measure(self.recipe, self.prepared, self.base, self.plan)
+            preflight.add_estimate(report, asdict(estimate), memory_bytes(self.plan.device))
+        preflight_page.show(report, self.console)
+        self._write_page(preflight_page.render(report))
         if report.errors:
-            raise preflight.PreflightFailed(report)
+            raise PreflightFailed(report.errors, report.to_json())
         self._write("preflight.json", report.to_json())
 
     def train(self) -> None:
@@ -269,6 +283,11 @@ class Run:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    def _write_page(self, page: str) -> None:
+        path = self.folder / "preflight.html"
+        path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
+        self.console.print(f"[dim]{path}[/]", highlight=False, soft_wrap=True)
 
     def _write(self, name: str, value: Any) -> None:
         partial = self.folder / f".{name}.partial"

@@ -127,11 +127,12 @@ def read_files(
             for entry in READERS[source.kind](source.path, encoding, reading.skipped):
                 seen = True
                 if isinstance(entry.found, str):
-                    reading.note(Broken(source.name, entry.line, entry.found, entry.part))
+                    where = source.name, entry.line
+                    reading.note(Broken(*where, entry.found, entry.part, entry.code))
                 else:
                     yield Record(source.name, entry.line, entry.found, entry.part)
         except Unreadable as error:
-            reading.note(Broken(source.name, error.line, str(error)))
+            reading.note(Broken(source.name, error.line, str(error), code=error.code))
         except OSError as error:
             reading.note(Broken(source.name, 1, f"can't be read: {error.strerror}"))
         else:

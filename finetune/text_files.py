@@ -48,7 +48,7 @@ def lines_of(file: TextIO) -> Iterator[str]:
             line = file.readline(MAX_CHARS)
         except UnicodeError as error:
             reason = f"is not {file.encoding.upper()}: {getattr(error, 'reason', error)}"
-            raise Unreadable(number, reason) from error
+            raise Unreadable(number, reason, "wrong_encoding") from error
         if not line:
             return
         if len(line) == MAX_CHARS and not line.endswith(("\n", "\r")):
@@ -62,19 +62,21 @@ def read_jsonl(path: Path, encoding: str | None, _: Counter[str]) -> Iterator[En
     with open_text(path, encoding, "\n") as file:
         for number, line in enumerate(lines_of(file), 1):
             if line.strip():
-                yield Entry(number, _json_object(line))
+                yield _json_entry(number, line)
 
 
-def _json_object(line: str) -> dict[str, Any] | str:
+def _json_entry(number: int, line: str) -> Entry:
     try:
         value = json.loads(check_text(line))
     except json.JSONDecodeError as error:
-        return f"is not JSON: {error.msg} at column {error.colno}"
+        return Entry(number, f"is not JSON: {error.msg} at column {error.colno}")
     except RecursionError:
-        return "is nested too deeply"
-    except ValueError as error:  # a BadLine, or a number of thousands of digits
-        return str(error)
-    return value if isinstance(value, dict) else "is not a JSON object"
+        return Entry(number, "is nested too deeply")
+    except BadLine as error:
+        return Entry(number, str(error), code=error.code)
+    except ValueError as error:  # a number of thousands of digits
+        return Entry(number, str(error))
+    return Entry(number, value if isinstance(value, dict) else "is not a JSON object")
 
 
 def read_csv(path: Path, encoding: str | None, _: Counter[str]) -> Iterator[Entry]:
@@ -115,7 +117,7 @@ def _header(line: int, cells: list[str], kind: str) -> list[str]:
     try:
         names = [check_text(cell).strip() for cell in cells]
     except BadLine as error:
-        raise Unreadable(line, f"the header {error}") from error
+        raise Unreadable(line, f"the header {error}", error.code) from error
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise Unreadable(line, f"the header names the column {twice[0]!r} twice: rename one")

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 NO_ADAPTER = -1
-LOOPED = 1536
-"""Groups with fewer rows times ranks go through the compiled loop: up to there it is faster."""
+LOW_RANK, LOOPED = 8, 1024
+"""Groups of a higher rank and of as many rows times ranks are a product: it is faster then."""
 
 Groups = list[tuple[int, "slice | Tensor"]]
 """Slot, and which rows of the step use it."""
@@ -57,7 +57,8 @@ def group_rows(indices: Tensor) -> Rows:
         together = rows[-1] - rows[0] + 1 == len(rows)
         group = slot, slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
         found.groups.append(group)
-        if len(rows) * largest_rank(slot) >= LOOPED:
+        rank = largest_rank(slot)
+        if rank > LOW_RANK and len(rows) * rank >= LOOPED:
             found.large.append(group)
         else:
             few += rows
@@ -170,7 +171,11 @@ def _add_group(
         output[place].addmm_(inputs @ first, second, alpha=scaling)
     else:
         small = (inputs.to(first.dtype) @ first) * scaling
-        output[place] += (small @ second).to(output.dtype)
+        large = (small @ second).to(output.dtype)
+        if isinstance(place[0], slice):
+            output[place] += large
+        else:
+            output[:, place[1]].index_add_(0, place[0], large)
 
 
 def note_ranks(layer: Any, slot: int, lora_a: "Tensor | list[Tensor | None]") -> None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 
 from adapters.compatibility import PLAIN_STARTS, REFUSED
 from adapters.errors import AdapterError
+from finetune.data_config import Data
+from finetune.findings import CODES
 from finetune.options import Lora, Training
 from service.cli import app
 from service.errors import ServiceError
@@ -67,6 +69,13 @@ def test_every_error_code_is_documented() -> None:
     assert "training_diverged" in codes
 
     assert [code for code in sorted(codes) if f"| `{code}` |" not in REFERENCE] == []
+
+
+def test_every_finding_and_key_of_data_is_documented() -> None:
+    for code, (level, what) in CODES.items():
+        assert f"| `{code}` | {level} | {what} |" in REFERENCE
+    for name, field in Data.model_fields.items():
+        assert re.search(rf"\| `{name}` \|.*{re.escape(field.description or name)}", REFERENCE)
 
 
 def test_every_option_of_peft_that_is_refused_is_documented() -> None:

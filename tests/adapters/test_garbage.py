@@ -104,6 +104,32 @@ def test_equal_content_brings_a_removed_version_back_under_its_number(
     registry.store.verify(version.manifest)
 
 
+@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+def test_a_crash_while_a_version_comes_back_leaves_all_listed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    digest = registry.find("x@2").digest
+    all_but(registry, keep=1)
+    replace, left = Path.replace, [moves]
+
+    def killed(self: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.publish(tmp_path / "2", draft(tmp_path / "2"))
+
+    states = {version.number: version.state for version in registry.versions("x")}
+    assert states[2] == "removed"
+    version = registry.publish(tmp_path / "2", draft(tmp_path / "2"))
+    assert (version.reference, version.digest, version.state) == ("x@2", digest, "ready")
+    registry.store.verify(version.manifest)
+
+
 def test_numbers_are_never_used_again(registry: Registry, tmp_path: Path) -> None:
     all_but(registry)
 

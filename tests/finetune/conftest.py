@@ -23,7 +23,8 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny products gain nothing from more threads, which only wait for each other."""
-    monkeypatch.setattr("finetune.plan.cores", lambda: 1)
+    for module in ("plan", "trial", "evaluate_version"):
+        monkeypatch.setattr(f"finetune.{module}.cores", lambda: 1)
 
 
 WORDS = ["save", "open", "close", "find", "print", "copy", "move", "share"]

@@ -86,7 +86,7 @@ def test_again_may_change_the_base_and_any_key(
 
 
 def test_what_cannot_be_repeated_is_told(
-    first: Version, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    first: Version, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry.open(home)
     with pytest.raises(InvalidInput, match="needs something new"):
@@ -103,5 +103,20 @@ def test_what_cannot_be_repeated_is_told(
     with pytest.raises(InvalidInput, match="imported or merged"):
         repeated_recipe(registry, first.reference, ["x.jsonl"])
 
-    assert main(["run", "generate", "--data", "x.jsonl", "--home", str(home)]) == 2
-    assert "--data is for again" in capsys.readouterr().err
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "generate", "--base", "other"], "--base can't be used with: finetune run"),
+        (["evaluate", "x@1", "--data", "y", "--base", "other"], "--base can't be used with"),
+        (["again", "x@1", "--server", "http://x"], "evaluate NAME@N --data FILE"),
+        (["run", "generate", "--hours", "1"], "it is for: finetune plan"),
+        (["plan", "generate", "--resume"], "--resume can't be used with: finetune plan"),
+        (["run", "generate", "--data", "x.jsonl", "--data", "y.jsonl"], "'x.jsonl' matches no"),
+    ],
+)
+def test_each_option_belongs_to_its_command(
+    arguments: list[str], told: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--home", str(home)]) == 2
+    assert told in capsys.readouterr().err

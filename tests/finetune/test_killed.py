@@ -13,7 +13,7 @@ from finetune.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ("step", "loss", "learning_rate", "reward_margin", "validation_loss")
-KILLS = 5
+KILLS = 3
 
 
 def run(home: Path, seed: int, recipes: dict[Path, int]) -> list[list[int]]:
@@ -38,7 +38,7 @@ def test_runs_killed_at_random_steps_have_the_losses_of_ones_that_were_not(
         "lora": {"dropout": 0.1, "use_rslora": True},
     }
     training: dict[str, Any] = {
-        "max_steps": 64, "epochs": 10, "batch_tokens": 100, "micro_batch_tokens": 64,
+        "max_steps": 40, "epochs": 10, "batch_tokens": 100, "micro_batch_tokens": 64,
         "learning_rate": 0.003, "loraplus_lr_ratio": 8, "checkpoint_every_steps": 4,
         "best_by": "loss",
     }  # fmt: skip

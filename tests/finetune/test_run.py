@@ -64,9 +64,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 def test_a_packaged_recipe_runs_two_steps_resumes_and_publishes(
     recipe: str, command: Any, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert command("check", recipe)[0] == 0  # it trains some steps as well
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        code, _, said = command("run", recipe)
+        code, _, said = command("run", recipe, "--resume")
     assert code == 130
     assert "checkpoint written after step 2 of 4" in said
     assert "--resume" in said
@@ -241,9 +242,10 @@ def test_equal_runs_publish_the_same_digest(command: Any, home: Path) -> None:
 def test_a_signal_in_the_last_step_ends_the_run_before_the_evaluation(
     command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert command("check", "generate")[0] == 0  # it trains some steps as well
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
-        code, _, said = command("run", "generate")
+        code, _, said = command("run", "generate", "--resume")
     assert code == 130
     assert "last finished step" in said
 
@@ -259,9 +261,10 @@ def test_preference_tuning_is_stopped_resumed_and_published_with_a_proof(
         f"data.train={preferences}", "training.method=dpo", "training.max_steps=30",
         "training.learning_rate=0.01", "training.loraplus_lr_ratio=4", "lora.use_rslora=true",
     )  # fmt: skip
+    assert command("check", "generate", sets=sets)[0] == 0
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
-        code, _, said = command("run", "generate", sets=sets)
+        code, _, said = command("run", "generate", "--resume", sets=sets)
     assert (code, "checkpoint written after step 7 of 30" in said) == (130, True)
     code, answer, said = command("run", "generate", "--resume", sets=sets)
     assert code == 0, said
@@ -283,3 +286,32 @@ def test_a_missing_reporter_is_told_before_training(
     code, answer, _ = command("run", "translate", sets=("training.report_to=mlflow",))
     assert (code, answer["error"]["param"]) == (2, "training.report_to")
     assert "modiste[mlflow]" in answer["error"]["hint"]
+
+
+def test_check_writes_a_page_and_json_with_what_was_measured(command: Any) -> None:
+    code, answer, said = command("check", "classify")
+    assert code == 0, said
+    estimate = answer["preflight"]["estimate"]
+    assert estimate["steps_measured"] == 5
+    assert "median of 5 real steps" in said
+    page = (Path(answer["folder"]) / "preflight.html").read_text()
+    assert "median of 5 real steps" in page
+
+
+def test_a_failed_check_tells_its_findings_as_json_and_page(
+    command: Any, home: Path, task_files: dict[str, Path]
+) -> None:
+    code, answer, _ = command("check", "translate", sets=("training.max_length=8",))
+    assert code == 2
+    codes = [found["code"] for found in answer["error"]["preflight"]["findings"]]
+    assert codes[0] == "no_supervised_tokens"
+    assert "no_supervised_tokens" in next((home / "runs").glob("*/preflight.html")).read_text()
+
+    with task_files["answer"].open("a") as file:
+        file.write('{"question": "<b>"\n{"question": "why?", "answer": ""}\n')
+    code, answer, _ = command("check", "answer")
+    assert code == 2
+    codes = [found["code"] for found in answer["error"]["findings"]]
+    assert codes == ["unreadable_record", "empty_field"]
+    pages = [path.read_text() for path in (home / "runs").glob("answer*/preflight.html")]
+    assert "unreadable_record" in pages[0]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from service import lora_ops
 from service.lora_ops import (
     LOOPED,
+    LOW_RANK,
     NO_ADAPTER,
     add_linear,
     group_rows,
@@ -42,9 +43,9 @@ def layer_of(*parts: tuple[torch.Tensor, torch.Tensor]) -> SimpleNamespace:
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    st.lists(st.integers(-1, 4), min_size=1, max_size=90),
+    st.lists(st.integers(-1, 4), min_size=1, max_size=200),
     st.integers(0, 2**16),
-    st.sampled_from([1, 3, 8, 30]),
+    st.sampled_from([1, 3, 8, 30, 64]),
     st.booleans(),
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
@@ -105,7 +106,7 @@ def test_rows_of_the_base_are_left_alone() -> None:
     assert group_rows(torch.tensor([-1, -1, -1])).groups == []
 
 
-def test_few_rows_of_a_low_rank_go_through_the_loop_and_others_through_a_product() -> None:
+def test_many_rows_of_a_high_rank_are_a_product_and_others_go_through_the_loop() -> None:
     rank = LOOPED // 16
     layer = layer_of((torch.zeros(2, 1, rank, 6), torch.zeros(2, 1, 3, rank)))
     note_ranks(layer, 1, torch.zeros(rank // 2, 6))
@@ -118,8 +119,11 @@ def test_few_rows_of_a_low_rank_go_through_the_loop_and_others_through_a_product
     assert len(group_rows(torch.tensor([1] * 16)).large) == 1
     assert group_rows(torch.tensor([1] * 15)).large == []
 
+    note_ranks(layer, 1, torch.zeros(LOW_RANK, 6))
+    assert group_rows(torch.tensor([1] * LOOPED)).large == []
 
-@pytest.mark.parametrize("count", [1, LOOPED])
+
+@pytest.mark.parametrize("count", [1, 2, LOOPED])
 def test_rows_of_a_slot_beyond_its_adapters_rank_are_not_read(count: int) -> None:
     layer = layer_of((torch.ones(2, 1, 4, 6), torch.ones(2, 1, 3, 4)))
     slices = [(layer.lora_a_stacked[0], layer.lora_b_stacked[0], 3)]
