@@ -61,7 +61,7 @@ class Answers:
     """Cross-entropy of every supervised token."""
 
     passes = 1.0
-    figures = ()
+    figures: tuple[str, ...] = ()
 
     def usable(self, row: Row) -> bool:
         return bool(row.supervised)
@@ -96,7 +96,7 @@ class Preferences:
 
     passes = 1.5
     """The reference's forward pass is half of what a training step costs."""
-    figures = ("reward_accuracy", "reward_margin")
+    figures: tuple[str, ...] = ("reward_accuracy", "reward_margin")
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

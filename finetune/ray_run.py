@@ -34,6 +34,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",  # they go to a dashboard, which is off
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a recipe stay what they are
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it says of a lost worker would come on stdout
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}

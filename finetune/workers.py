@@ -4,7 +4,7 @@ from rich.console import Console
 
 from adapters.errors import AdapterError
 from finetune.checkpoint import Interrupted, checkpoints
-from finetune.group import Workers
+from finetune.group import Group, Workers
 from finetune.plan import Job
 from finetune.progress import Progress
 from finetune.train import Learner, learning_rate, train
@@ -15,7 +15,7 @@ STOP = ".stop"
 """In the run's folder: written to ask for a checkpoint and the end."""
 
 
-def lead(job: Job, group: Workers) -> Exception | None:
+def lead(job: Job, group: Group) -> Exception | None:
     """Run the loop from the last checkpoint on, and write all that is written.
 
     Returns:
@@ -23,7 +23,10 @@ def lead(job: Job, group: Workers) -> Exception | None:
         taken for a lost worker, and tried again.
     """
     outcome: Exception | None = None
+    again = (job.folder / LOG).is_file()
     with (job.folder / LOG).open("a", buffering=1, encoding="utf-8") as log:
+        if again:
+            log.write("a worker was lost, so all of them were started again\n")
         progress = Progress(job.plan.tokens, Console(file=log, soft_wrap=True))
         stop = (job.folder / STOP).exists
         try:

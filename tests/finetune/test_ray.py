@@ -1,12 +1,13 @@
 """Several workers give the losses of one, also when one is killed, and resume as one does."""
 
+import io
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 
 import psutil
 import pytest
@@ -19,34 +20,21 @@ from finetune.group import ALONE
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job
 from finetune.ray_run import ray_started, train_on_ray
-from finetune.train import Learner, train
+from finetune.train import Learner, stop_on_signals, train
+from finetune.workers import STOP, lead
 
-OPTIONS = {"epochs": 6, "batch_tokens": 96, "checkpoint_every_steps": 4}
+OPTIONS = {"epochs": 3, "batch_tokens": 96, "checkpoint_every_steps": 10}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_runs() -> Iterator[None]:
-    """Ray on this machine, for all tests here."""
+def one_ray() -> Iterator[None]:
+    """Ray on this machine, for all tests here; nothing of it is left."""
     before = signal.getsignal(signal.SIGTERM)
+    known = set(psutil.Process().children(recursive=True))
     with ray_started(1, 2, gpus=False):
         assert signal.getsignal(signal.SIGTERM) is before
         yield
-
-
-@pytest.fixture
-def on_two(tmp_path: Path) -> Callable[..., str]:
-    """Train on two workers; returns what was printed."""
-
-    def run(job: Job, *, resume: bool = False, stop: bool = False) -> str:
-        text = tmp_path / "said.txt"
-        try:
-            with text.open("a") as file:
-                train_on_ray(job, 2, resume=resume, stop=lambda: stop, console=Console(file=file))
-        finally:
-            assert not (job.folder / ".stop").exists()
-        return text.read_text()
-
-    return run
+    assert not {p for p in psutil.Process().children(recursive=True) if p not in known}
 
 
 def entries(job: Job) -> list[dict]:
@@ -57,74 +45,80 @@ def losses(job: Job) -> list[float]:
     return [entry["loss"] for entry in entries(job)]
 
 
-def own_processes() -> list[psutil.Process]:
-    return [psutil.Process(), *psutil.Process().children(recursive=True)]
-
-
 def workers() -> list[psutil.Process]:
-    return [p for p in own_processes() if "RayTrainWorker" in "".join(p.cmdline())]
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if "RayTrainWorker" in "".join(process.cmdline())]
 
 
-def test_two_workers_of_which_one_is_killed_give_the_losses_of_one(
-    make_job: Callable[..., Job], on_two: Callable[..., str]
+def listening() -> set[str]:
+    """Addresses on which this process and its children take connections."""
+    own = {psutil.Process().pid, *(p.pid for p in psutil.Process().children(recursive=True))}
+    found = psutil.net_connections(kind="inet")
+    return {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN and c.pid in own}
+
+
+def when(true: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
+    """Do something beside the training, as soon as it is time."""
+
+    def wait() -> None:
+        while not true():
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_two_workers_of_which_one_is_killed_and_then_one_give_the_losses_of_a_run_without_ray(
+    make_job: Callable[..., Job], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = make_job("one", training=OPTIONS), make_job("two", training=OPTIONS)
-    batches = Learner.of(one, ALONE).batches.of(0)
-    assert {len(batch) for batch in batches} > {1}  # of one row, a worker gets none
+    alone, job = make_job("alone", training=OPTIONS), make_job("ray", training=OPTIONS)
+    batches = Learner.of(alone, ALONE).batches.of(0)
+    assert min(map(len, batches)) == 1  # then a worker gets no row
+    train(alone)
+    said = io.StringIO()
+    on_ray = partial(train_on_ray, job, console=Console(file=said))
     killed: list[int] = []
-    listening: set[str] = set()
+    addresses: set[str] = set()
 
     def kill() -> None:
-        while len(entries(two)) < 6:
-            time.sleep(0.01)
+        addresses.update(listening())
         os.kill(workers()[-1].pid, signal.SIGKILL)
-        killed.append(len(entries(two)))
-        for process in own_processes():
-            for found in process.net_connections(kind="inet"):
-                if found.status == psutil.CONN_LISTEN:
-                    listening.add(found.laddr.ip)
+        killed.append(len(entries(job)))
 
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    said = on_two(two)
-    killer.join()
-    train(one)
+    when(lambda: len(entries(job)) >= 12, kill)
+    when(
+        lambda: bool(killed) and len(entries(job)) > killed[0],
+        partial(os.kill, os.getpid(), signal.SIGTERM),
+    )
+    with pytest.raises(Interrupted) as stopped, stop_on_signals() as stop:
+        on_ray(2, resume=False, stop=stop)
+    adapter = on_ray(1, resume=True, stop=lambda: False)
 
-    assert killed[0] < two.plan.steps
-    assert "resumed after step" in said
-    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
-    assert len(listening) >= 1
-    assert [entry["workers"] for entry in entries(two)] == [2] * two.plan.steps
-    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
-    assert (two.folder / "adapter" / "adapter_model.safetensors").is_file()
-
-
-def test_a_run_goes_on_with_two_workers_and_then_with_one(
-    make_job: Callable[..., Job], on_two: Callable[..., str]
-) -> None:
-    options = {**OPTIONS, "max_steps": 12}
-    whole, mixed = make_job("whole", training=options), make_job("mixed", training=options)
-    train(whole)
-    asked = iter(range(1, 100))
-    with pytest.raises(Interrupted):
-        train(mixed, stop=lambda: next(asked) == 3)
-
-    with pytest.raises(Interrupted) as stopped:
-        on_two(mixed, resume=True, stop=True)
-    assert stopped.value.step == 4
-    train(mixed, resume=True)
-
-    assert [entry.get("workers") for entry in entries(mixed)] == [None] * 3 + [2] + [None] * 8
-    assert losses(mixed) == pytest.approx(losses(whole), rel=1e-4)
+    steps = job.plan.steps
+    assert 12 <= killed[0] < stopped.value.step < steps
+    told = [line for line in said.getvalue().splitlines() if "lost" in line or "resumed" in line]
+    assert told == [
+        "a worker was lost, so all of them were started again",
+        f"resumed after step {killed[0] // 10 * 10}",
+        f"resumed after step {stopped.value.step}",
+    ]
+    assert capfd.readouterr().out == ""  # where --json writes
+    assert losses(job) == pytest.approx(losses(alone), rel=1e-4)
+    together = [entry.get("workers") for entry in entries(job)]
+    assert together == [2] * stopped.value.step + [None] * (steps - stopped.value.step)
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert not (job.folder / STOP).exists()
 
 
-def test_an_error_of_the_loop_comes_out_as_itself_at_once(
-    make_job: Callable[..., Job], on_two: Callable[..., str]
-) -> None:
+def test_an_error_of_the_loop_is_no_lost_worker(make_job: Callable[..., Job]) -> None:
     job = make_job(lora={"target_modules": ["nothing_like_it"]})
-    with pytest.raises(IncompatibleAdapter, match="can't be adapted") as caught:
-        on_two(job)
-    assert caught.value.param == "lora.target_modules"
+    error = lead(job, ALONE)
+    assert isinstance(error, IncompatibleAdapter)
+    assert error.param == "lora.target_modules"
 
 
 def test_more_workers_than_there_is_room_for_are_refused(make_job: Callable[..., Job]) -> None:
