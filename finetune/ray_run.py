@@ -12,13 +12,14 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from adapters.errors import AdapterError, InvalidInput
@@ -106,6 +107,8 @@ def ray_started(cpus: int, workers: int | None, *, gpus: bool) -> Iterator[None]
         yield
         return
     handler = signal.getsignal(signal.SIGTERM)
+    own = psutil.Process()
+    before = set(own.children(recursive=True))
     logs = tempfile.mkdtemp(prefix="ray-")
     here = {
         "address": "local", "num_cpus": max(cpus, workers or 1), "num_gpus": None if gpus else 0,
@@ -116,7 +119,11 @@ def ray_started(cpus: int, workers: int | None, *, gpus: bool) -> Iterator[None]
         signal.signal(signal.SIGTERM, handler)  # Ray put its own there
         yield
     finally:
+        started = set(own.children(recursive=True)) - before
         ray.shutdown()
+        for process in started:  # workers that are still about to end would stay for seconds
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         shutil.rmtree(logs, ignore_errors=True)
 
 

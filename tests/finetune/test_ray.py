@@ -30,11 +30,18 @@ OPTIONS = {"epochs": 3, "batch_tokens": 96, "checkpoint_every_steps": 10}
 def one_ray() -> Iterator[None]:
     """Ray on this machine, for all tests here; nothing of it is left."""
     before = signal.getsignal(signal.SIGTERM)
-    known = set(psutil.Process().children(recursive=True))
+    known = set(own_processes())
     with ray_started(1, 2, gpus=False):
         assert signal.getsignal(signal.SIGTERM) is before
         yield
-    assert not {p for p in psutil.Process().children(recursive=True) if p not in known}
+        started = set(own_processes()) - known
+    assert len(started) > 2
+    _, left = psutil.wait_procs(started, timeout=2)
+    assert {process.status() for process in left} <= {psutil.STATUS_ZOMBIE}
+
+
+def own_processes() -> list[psutil.Process]:
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
 
 
 def entries(job: Job) -> list[dict]:
@@ -46,13 +53,12 @@ def losses(job: Job) -> list[float]:
 
 
 def workers() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if "RayTrainWorker" in "".join(process.cmdline())]
+    return [p for p in own_processes() if "RayTrainWorker" in "".join(p.cmdline())]
 
 
 def listening() -> set[str]:
     """Addresses on which this process and its children take connections."""
-    own = {psutil.Process().pid, *(p.pid for p in psutil.Process().children(recursive=True))}
+    own = {process.pid for process in own_processes()}
     found = psutil.net_connections(kind="inet")
     return {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN and c.pid in own}
 
