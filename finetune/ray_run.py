@@ -76,9 +76,10 @@ def train_on_ray(
         forget(folder)
     _clear(folder)
     gpus = job.plan.device == "cuda"
+    console.print(f"Ray: {os.environ.get('RAY_ADDRESS') or 'on this machine'}", highlight=False)
     with ray_started(job.plan.threads, workers, gpus=gpus):
         count, cpus = _room(workers, gpus=gpus)
-        console.print(f"workers: {count}, CPUs of each: {cpus}", highlight=False)
+        console.print(f"starting {count} workers, CPUs of each: {cpus}", highlight=False)
         try:
             outcome = _fit(_trainer(job, count, cpus), folder, stop, console)
         finally:
@@ -204,7 +205,8 @@ def _fit(
         shown = _show(folder / LOG, shown, console)
         if done:
             break
-        if stop():
+        if stop() and not (folder / STOP).exists():
+            console.print("stopping after a step, with a checkpoint; once more: at once")
             (folder / STOP).touch()
     try:
         outcome: Exception | None = fitting.result().return_value

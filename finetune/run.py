@@ -169,6 +169,8 @@ class Run:
             estimate = trial.measure(self.recipe, self.prepared, self.base, self.plan)
             preflight.add_estimate(report, asdict(estimate), memory_bytes(self.plan.device))
         preflight_page.show(report, self.console)
+        if self.executor.kind == "ray":
+            self.console.print("time and memory are those of one worker alone, without Ray")
         self._write_page(preflight_page.render(report))
         if report.errors:
             raise PreflightFailed(report.errors, report.to_json())
