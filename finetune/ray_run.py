@@ -38,8 +38,11 @@ _QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it says of a lost worker would come on stdout
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Whatever its name says: without clusters, Ray listens on 127.0.0.1. Read when Ray is imported."""
+_ON_ONE_MACHINE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever its name says: Ray listens on 127.0.0.1
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # clouds take machines away
+}
+"""Read when Ray is imported."""
 _WORKERS_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
 
 
@@ -100,7 +103,7 @@ def ray_started(cpus: int, workers: int | None, *, gpus: bool) -> Iterator[None]
         InvalidInput: there is no cluster at RAY_ADDRESS.
     """
     address = os.environ.get("RAY_ADDRESS")
-    for name, value in (_QUIET if address else _QUIET | _LOOPBACK).items():
+    for name, value in (_QUIET if address else _QUIET | _ON_ONE_MACHINE).items():
         os.environ.setdefault(name, value)
     import ray
 

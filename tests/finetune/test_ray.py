@@ -23,7 +23,7 @@ from finetune.ray_run import ray_started, train_on_ray
 from finetune.train import Learner, stop_on_signals, train
 from finetune.workers import STOP, lead
 
-OPTIONS = {"epochs": 3, "batch_tokens": 96, "checkpoint_every_steps": 10}
+OPTIONS = {"epochs": 5, "batch_tokens": 96, "checkpoint_every_steps": 10}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,11 +105,9 @@ def test_two_workers_of_which_one_is_killed_and_then_one_give_the_losses_of_a_ru
     steps = job.plan.steps
     assert 12 <= killed[0] < stopped.value.step < steps
     told = [line for line in said.getvalue().splitlines() if "lost" in line or "resumed" in line]
-    assert told == [
-        "a worker was lost, so all of them were started again",
-        f"resumed after step {killed[0] // 10 * 10}",
-        f"resumed after step {stopped.value.step}",
-    ]
+    assert told[0] == "a worker was lost, so all of them were started again"
+    assert told[1] in {f"resumed after step {done}" for done in range(10, killed[0] + 2, 10)}
+    assert told[2:] == [f"resumed after step {stopped.value.step}"]
     assert capfd.readouterr().out == ""  # where --json writes
     assert losses(job) == pytest.approx(losses(alone), rel=1e-4)
     together = [entry.get("workers") for entry in entries(job)]
