@@ -95,6 +95,14 @@ def parser() -> argparse.ArgumentParser:
         help="with --data: ask a running server, or one that is started for it, by its routes "
         "instead of a model loaded here",
     )  # fmt: skip
+    made.add_argument(
+        "--executor", choices=("local", "ray"), default="local",
+        help="ray: train on several workers with Ray Train, on this machine or a cluster",
+    )  # fmt: skip
+    made.add_argument(
+        "--workers", type=int, metavar="N",
+        help="with --executor ray: without it, one a GPU, or one a machine where there is none",
+    )  # fmt: skip
     made.add_argument("--write", type=Path, metavar="FILE", help="plan: write the recipe there")
     made.add_argument(
         "--hours", type=float, help=f"plan: training may take so long (default {_HOURS:.0f})"
@@ -119,8 +127,14 @@ def check_options(options: argparse.Namespace) -> None:
             raise _misplaced(f"--{key.replace('_', '-')}", form, f"it is for: finetune {place}")
     if options.server is not None and not measures:
         raise _misplaced("--server", form, f"it is for: finetune {_MEASURE}")
-    if options.resume and (measures or options.command == "plan"):
-        raise _misplaced("--resume", form, "leave it out")
+    of_training = {
+        "--resume": options.resume, "--executor": options.executor != "local",
+        "--workers": options.workers is not None,
+    }  # fmt: skip
+    for option, given in of_training.items():
+        elsewhere = measures or options.command == "plan"
+        if given and (elsewhere or (options.command == "sweep" and option != "--resume")):
+            raise _misplaced(option, form, "leave it out")
 
 
 def _misplaced(option: str, form: str, hint: str) -> InvalidInput:
@@ -148,11 +162,14 @@ def overrides(options: argparse.Namespace) -> list[str]:
 def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
     """Do what the command asks for, with a heading and a time for each step."""
     # torch takes seconds to import, and a mistake in a recipe should show at once
+    from finetune.checkpoint import Interrupted
+    from finetune.executor import Executor
     from finetune.run import Run, steps_to_run
-    from finetune.train import Interrupted
 
     wanted = "run" if options.command == "again" else options.command
-    run = Run(recipe, Registry.open(options.home), console, resume=options.resume)
+    executor = Executor(options.executor, options.workers)
+    registry = Registry.open(options.home)
+    run = Run(recipe, registry, console, resume=options.resume, executor=executor)
     with run.locked():
         if run.is_done("prepare") and (options.resume or wanted not in ("run", "prepare")):
             run.check_unchanged()

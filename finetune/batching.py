@@ -42,9 +42,9 @@ def make_batches(
     return batches
 
 
-def derived_seed(seed: int, number: int) -> int:
-    """Another seed for each pass or step, the same on every machine."""
-    return seed * 1_000_003 + number
+def derived_seed(seed: int, number: int, worker: int = 0) -> int:
+    """Another seed for each pass or step, and each of several workers; the same everywhere."""
+    return seed * 1_000_003 + number + (worker << 53)  # below that, no seed reaches
 
 
 class Batches:
@@ -82,6 +82,6 @@ def split_batch(
 ) -> list[list[Row]]:
     """Part a batch so that at most so many tokens go through the model at once, or not at all."""
     if tokens is None:
-        return [batch]
+        return [batch] if batch else []
     parts = make_batches([width(row) for row in batch], tokens)
     return [[batch[position] for position in part] for part in parts]

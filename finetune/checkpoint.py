@@ -45,6 +45,17 @@ class Checkpoint:
     best: Best | None = None
 
 
+class Interrupted(Exception):
+    """Training was asked to stop and left a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)  # all that a copy in another process is made of
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped after step {self.step}"
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, good_step: int) -> Path:
     """Write a checkpoint beside its place, rename it, and drop old ones.
 

@@ -36,6 +36,8 @@ class Objective(Protocol):
 
     passes: float
     """Work for a token in multiples of what a supervised one costs."""
+    figures: tuple[str, ...]
+    """Names of what is told beside the loss."""
 
     def usable(self, row: Row) -> bool: ...
     def width(self, row: Row) -> int: ...
@@ -59,6 +61,7 @@ class Answers:
     """Cross-entropy of every supervised token."""
 
     passes = 1.0
+    figures: tuple[str, ...] = ()
 
     def usable(self, row: Row) -> bool:
         return bool(row.supervised)
@@ -93,6 +96,7 @@ class Preferences:
 
     passes = 1.5
     """The reference's forward pass is half of what a training step costs."""
+    figures: tuple[str, ...] = ("reward_accuracy", "reward_margin")
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

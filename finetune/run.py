@@ -4,7 +4,7 @@
         recipe.yaml
         prepared.jsonl, dataset.json          prepare
         precision.json, preflight.html, preflight.json    check
-        metrics.jsonl, checkpoints/, adapter/, loss.png   train
+        metrics.jsonl, checkpoints/, adapter/, loss.png   train (with Ray also ray.log)
         predictions.jsonl, report.html, report.json       evaluate (engine.log: of a server for it)
         published.json                        publish
         sweep.json                            the sweep that chose the recipe, where one did
@@ -40,6 +40,7 @@ from finetune.data import (
     save_prepared,
     source_digests,
 )
+from finetune.executor import LOCAL, Executor
 from finetune.findings import PreflightFailed, broken_findings
 from finetune.live import Live, find_live
 from finetune.memory import memory_bytes
@@ -50,7 +51,7 @@ from finetune.publish import Trained, dataset_refs, make_probe, package_versions
 from finetune.reading import BrokenData
 from finetune.report_page import Settings, render
 from finetune.reporters import check_installed
-from finetune.train import stop_on_signals, train
+from finetune.train import stop_on_signals
 
 STEPS = ("prepare", "check", "train", "evaluate", "publish")
 _MARKS = {
@@ -84,6 +85,7 @@ class Run:
         resume: bool = False,
         follow: Callable[["Run", dict[str, Any]], None] | None = None,
         brief: bool = False,
+        executor: Executor = LOCAL,
     ) -> None:
         self.recipe = recipe
         self.registry = registry
@@ -91,6 +93,7 @@ class Run:
         self.resume = resume
         self.follow = follow
         self.brief = brief
+        self.executor = executor
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None
 
@@ -183,6 +186,8 @@ class Run:
             preflight.add_estimate(report, asdict(estimate), memory_bytes(self.plan.device))
         if not self.brief or report.errors:
             preflight_page.show(report, self.console)
+        if self.executor.kind == "ray":
+            self.console.print("time and memory are those of one worker alone, without Ray")
         self._write_page(preflight_page.render(report))
         if report.errors:
             raise PreflightFailed(report.errors, report.to_json())
@@ -196,7 +201,9 @@ class Run:
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
             follow = None if self.follow is None else partial(self.follow, self)
-            train(job, resume=self.resume, stop=stop, progress=progress, follow=follow)
+            self.executor.train(
+                job, resume=self.resume, stop=stop, progress=progress, follow=follow
+            )
             asked_to_stop = stop()
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
         if asked_to_stop:  # in the last step: it is trained, and what comes next is left

@@ -2,7 +2,7 @@
 
 The loss is over the answers only. Everything that decides how it goes on is in the recipe,
 the step and the last checkpoint, so a resumed run gives the losses of one that was never
-stopped.
+stopped. Several workers may take each step together (`finetune/group.py`).
 """
 
 import json
@@ -10,11 +10,11 @@ import math
 import shutil
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -25,6 +25,7 @@ from finetune.batching import Batches, derived_seed, split_batch
 from finetune.checkpoint import (
     Best,
     Checkpoint,
+    Interrupted,
     checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -33,22 +34,72 @@ from finetune.config import Recipe
 from finetune.data import Row
 from finetune.divergence import Guard
 from finetune.forward import projection_is_plain
+from finetune.group import ALONE, Group
 from finetune.metrics_file import metrics_file, read_metrics
 from finetune.objectives import Objective, objective_of, usable_rows
 from finetune.options import Training
-from finetune.plan import Job
+from finetune.plan import Job, Plan
 from finetune.progress import Progress
 from finetune.quantization import load_quantized
 from finetune.reporters import reporting
 from finetune.validation import Validation
 
 
-class Interrupted(Exception):
-    """Training was asked to stop and left a checkpoint."""
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What takes a step: the same on every worker, and in the same state."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
+    options: Training
+    plan: Plan
+    objective: Objective
+    batches: Batches
+    model: Any
+    optimizer: Any
+    group: Group
+
+    @classmethod
+    def of(cls, job: Job, group: Group) -> Self:
+        """A learner that has learned nothing yet.
+
+        Raises:
+            IncompatibleAdapter: the base's architecture can't be trained here.
+            InvalidInput: no example has anything to learn from.
+        """
+        options, objective = job.recipe.training, objective_of(job.recipe.training)
+        batches = _batches(job, objective)
+        model = _new_adapter(job, batches.rows[0])
+        optimizer = make_optimizer(model, options)
+        return cls(options, job.plan, objective, batches, model, optimizer, group)
+
+    def take(self, step: int, rate: float) -> dict[str, float]:
+        """Take a step, counted from 0, with this worker's share of its batch.
+
+        Returns:
+            Means over the whole batch, as `_optimise` says.
+        """
+        batch, width = self.batches.at(step), self.objective.width
+        # dropout depends on the step, and on the worker, alone
+        torch.manual_seed(derived_seed(self.options.seed, step, self.group.rank))
+        parts = split_batch(self.group.share(batch), width, self.plan.micro_batch_tokens)
+        units = sum(map(self.objective.units, batch))
+        return _optimise(self, parts, units, rate)
+
+    def load(self, path: Path) -> Checkpoint:
+        """Take over what a checkpoint holds.
+
+        Raises:
+            InvalidInput: it is damaged, or of another release.
+        """
+        checkpoint = load_checkpoint(path)
+        set_peft_model_state_dict(self.model, checkpoint.adapter)
+        try:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+        except ValueError as error:
+            raise InvalidInput(
+                f"{path.name} is of another release of the trainer: {error}",
+                hint="start without --resume",
+            ) from error
+        return checkpoint
 
 
 def train(
@@ -58,6 +109,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
     follow: Callable[[dict[str, Any]], None] | None = None,
+    group: Group = ALONE,
 ) -> Path:
     """Train an adapter and write it to the job's folder.
 
@@ -66,6 +118,7 @@ def train(
         resume: go on from the last checkpoint, if there is one.
         stop: asked after each step.
         follow: told the figures of each regular checkpoint; what it raises ends training.
+        group: the workers that take each step together, led by this one.
 
     Raises:
         Interrupted: `stop` said so; the checkpoint is written.
@@ -74,12 +127,10 @@ def train(
         InvalidInput: no example has anything to learn from, or a reporter is not installed.
     """
     options, plan, folder = job.recipe.training, job.plan, job.folder
-    objective = objective_of(options)
-    batches = _batches(job, objective)
+    learner = Learner.of(job, group)
+    objective, batches, model = learner.objective, learner.batches, learner.model
     validation = Validation(job, objective)
-    model = _new_adapter(job, batches.rows[0])
-    optimizer = make_optimizer(model, options)
-    step, best = _restore(folder, model, optimizer) if resume else _forget(folder)
+    step, best = _restore(folder, learner) if resume else forget(folder)
     guard = Guard(folder / "checkpoints", options.checkpoint_every_steps, objective, batches)
     guard.replay(e for e in read_metrics(folder / "metrics.jsonl") if e["step"] <= step)
     progress = Progress(plan.tokens) if progress is None else progress
@@ -91,11 +142,9 @@ def train(
     ):
         progress.skip(step)
         while step < plan.steps and not _settled(best, options.patience):
-            batch = batches.at(step)
-            rate = learning_rate(step, plan.steps, options)
-            torch.manual_seed(derived_seed(options.seed, step))  # dropout depends on the step alone
-            parts = split_batch(batch, objective.width, plan.micro_batch_tokens)
-            found = _optimise(model, optimizer, objective, parts, rate, options.max_grad_norm)
+            batch, rate = batches.at(step), learning_rate(step, plan.steps, options)
+            group.begin(step)
+            found = learner.take(step, rate)
             step += 1
             guard.judge(model, step, found["loss"], rate)
             tokens = sum(map(objective.tokens, batch))
@@ -104,6 +153,8 @@ def train(
                 "learning_rate": rate, "tokens": tokens, "time": time.time(),
                 "tokens_per_second": progress.advance(step, plan.steps, tokens, found["loss"]),
             }  # fmt: skip
+            if group.size > 1:
+                entry["workers"] = group.size
             regular = step % options.checkpoint_every_steps == 0 or step == plan.steps
             if regular:  # never where a run happens to be stopped: it would choose differently
                 entry |= (figures := validation(model))
@@ -113,7 +164,7 @@ def train(
             report(entry)
             stopping = stop() and step < plan.steps
             if regular or stopping:
-                here = _snapshot(step, model, optimizer, best)
+                here = _snapshot(step, learner, best)
                 save_checkpoint(folder / "checkpoints", here, guard.good_step)
             if stopping:
                 raise Interrupted(step)
@@ -208,23 +259,22 @@ def learning_rate(step: int, steps: int, options: Training) -> float:
 
 
 def _optimise(
-    model: Any,
-    optimizer: Any,
-    objective: Objective,
-    parts: list[list[Row]],
-    rate: float,
-    max_norm: float,
+    learner: Learner, parts: list[list[Row]], units: int, rate: float
 ) -> dict[str, float]:
-    """One step over a batch in parts, as if it had gone through whole.
+    """One step over a batch in parts, as if it had gone through whole, by one worker.
+
+    Args:
+        parts: of this worker's share.
+        units: losses that the whole batch gives.
 
     Returns:
         The batch's mean loss in nats, NaN when the gradient is not finite, and the means of
         the objective's other figures.
     """
-    units = sum(objective.units(row) for part in parts for row in part)
-    totals: dict[str, float] = defaultdict(float)
+    objective, optimizer = learner.objective, learner.optimizer
+    totals = dict.fromkeys(("loss", *objective.figures), 0.0)
     for part in parts:
-        losses = objective.losses(model, part)
+        losses = objective.losses(learner.model, part)
         (losses.values.sum() / units).backward()
         for name, values in {"loss": losses.values, **losses.figures}.items():
             totals[name] += float(values.detach().sum())
@@ -232,7 +282,8 @@ def _optimise(
     for group in optimizer.param_groups:
         group["lr"] = rate * group["ratio"]
         weights += group["params"]
-    norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
+    learner.group.add_up(weights, totals)
+    norm = torch.nn.utils.clip_grad_norm_(weights, learner.options.max_grad_norm)
     if not torch.isfinite(norm):
         return {"loss": math.nan}
     optimizer.step()
@@ -245,33 +296,21 @@ def _settled(best: Best | None, patience: int | None) -> bool:
     return best is not None and patience is not None and best.waited >= patience
 
 
-def _snapshot(step: int, model: Any, optimizer: Any, best: Best | None) -> Checkpoint:
-    adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return Checkpoint(step, adapter, optimizer.state_dict(), best)
+def _snapshot(step: int, learner: Learner, best: Best | None) -> Checkpoint:
+    adapter = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
+    return Checkpoint(step, adapter, learner.optimizer.state_dict(), best)
 
 
-def _restore(folder: Path, model: Any, optimizer: Any) -> tuple[int, Best | None]:
-    """Load the last checkpoint, if there is one; returns the steps done and the best so far.
-
-    Raises:
-        InvalidInput: it is damaged, or of another release.
-    """
+def _restore(folder: Path, learner: Learner) -> tuple[int, Best | None]:
+    """Load the last checkpoint, if there is one; returns the steps done and the best so far."""
     known = checkpoints(folder / "checkpoints")
     if not known:
-        return _forget(folder)
-    checkpoint = load_checkpoint(known[-1])
-    set_peft_model_state_dict(model, checkpoint.adapter)
-    try:
-        optimizer.load_state_dict(checkpoint.optimizer)
-    except ValueError as error:
-        raise InvalidInput(
-            f"{known[-1].name} is of another release of the trainer: {error}",
-            hint="start without --resume",
-        ) from error
+        return forget(folder)
+    checkpoint = learner.load(known[-1])
     return checkpoint.step, checkpoint.best
 
 
-def _forget(folder: Path) -> tuple[int, Best | None]:
+def forget(folder: Path) -> tuple[int, None]:
     """Remove what an earlier run left."""
     for name in ("checkpoints", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -23,12 +23,13 @@ from rich.console import Console
 
 from adapters.bases import Base
 from finetune.batching import make_batches
+from finetune.checkpoint import Interrupted
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
 from finetune.objectives import Objective, objective_of, usable_rows
 from finetune.plan import Job, Plan, cores
 from finetune.progress import Progress
-from finetune.train import Interrupted, train
+from finetune.train import train
 
 _STEPS = 5
 """Measured ones; the one before warms up."""

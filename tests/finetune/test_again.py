@@ -112,6 +112,8 @@ def test_what_cannot_be_repeated_is_told(
         (["again", "x@1", "--server", "http://x"], "evaluate NAME@N --data FILE"),
         (["run", "generate", "--hours", "1"], "it is for: finetune plan"),
         (["plan", "generate", "--resume"], "--resume can't be used with: finetune plan"),
+        (["plan", "generate", "--executor", "ray"], "--executor can't be used with"),
+        (["evaluate", "x@1", "--data", "y", "--workers", "2"], "--workers can't be used with"),
         (["run", "generate", "--data", "x.jsonl", "--data", "y.jsonl"], "'x.jsonl' matches no"),
     ],
 )

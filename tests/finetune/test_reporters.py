@@ -11,10 +11,11 @@ from rich.console import Console
 
 from adapters.errors import InvalidInput
 from finetune import reporters
+from finetune.checkpoint import Interrupted
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job
 from finetune.progress import Progress
-from finetune.train import Interrupted, train
+from finetune.train import train
 
 
 def twice() -> Callable[[], bool]:

@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 from adapters.errors import IncompatibleAdapter, InvalidInput
 from finetune.base_model import load_model
 from finetune.batching import split_batch
-from finetune.checkpoint import checkpoints, load_checkpoint
+from finetune.checkpoint import Interrupted, checkpoints, load_checkpoint
 from finetune.data import Row
 from finetune.divergence import Diverged
+from finetune.group import ALONE
 from finetune.metrics_file import read_metrics
 from finetune.objectives import Answers
 from finetune.plan import Job
 from finetune.quantization import check_quantization
-from finetune.train import Interrupted, _optimise, attach_lora, learning_rate, train
+from finetune.train import Learner, _optimise, attach_lora, learning_rate, train
 
 
 def after(count: int) -> Callable[[], bool]:
@@ -217,19 +218,22 @@ def test_a_checkpoint_of_another_release_is_told(make_job: Callable[..., Job]) -
 
 def test_a_batch_in_parts_moves_the_weights_as_a_whole_one(make_job: Callable[..., Job]) -> None:
     job = make_job()
-    rows, objective = job.prepared.of("train")[:12], Answers()
+    rows = job.prepared.of("train")[:12]
 
     def stepped(parts: list[list[Row]]) -> tuple[float, list[torch.Tensor]]:
+        learner = Learner.of(job, ALONE)
+        weights = [p for p in learner.model.parameters() if p.requires_grad]
         torch.manual_seed(3)
-        model = attach_lora(load_model(job.base.path, "float32", "cpu"), job.recipe, "tiny")
-        weights = [p for p in model.parameters() if p.requires_grad]
         for weight in weights:
             torch.nn.init.normal_(weight, std=0.1)
         # plain descent: Adam makes whole steps of differences in the last digit
-        optimizer = torch.optim.SGD([{"params": weights, "ratio": 1.0}], lr=0.0)
-        return _optimise(model, optimizer, objective, parts, 1.0, math.inf)["loss"], weights
+        plain = torch.optim.SGD([{"params": weights, "ratio": 1.0}], lr=0.0)
+        unclipped = learner.options.model_copy(update={"max_grad_norm": math.inf})
+        learner = replace(learner, optimizer=plain, options=unclipped)
+        units = sum(map(learner.objective.units, rows))
+        return _optimise(learner, parts, units, 1.0)["loss"], weights
 
-    parts = split_batch(rows, objective.width, 64)
+    parts = split_batch(rows, Answers().width, 64)
     assert len(parts) > 2
     one, whole = stepped([rows])
     other, parted = stepped(parts)

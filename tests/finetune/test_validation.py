@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from adapters.bases import Base
 from finetune.base_model import load_tokenizer
-from finetune.checkpoint import checkpoints, load_checkpoint
+from finetune.checkpoint import Interrupted, checkpoints, load_checkpoint
 from finetune.config import RecipeError
 from finetune.evaluate import evaluate, load_adapter
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job
-from finetune.train import Interrupted, train
+from finetune.train import train
 
 
 @pytest.fixture
