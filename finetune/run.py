@@ -73,7 +73,6 @@ class Run:
     Args:
         follow: told of this run and the figures of each regular checkpoint in training; what
             it raises ends training.
-        brief: the check measures no steps and tells errors alone, since runs like it came before.
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class Run:
         *,
         resume: bool = False,
         follow: Callable[["Run", dict[str, Any]], None] | None = None,
-        brief: bool = False,
         executor: Executor = LOCAL,
     ) -> None:
         self.recipe = recipe
@@ -92,7 +90,8 @@ class Run:
         self.console = console
         self.resume = resume
         self.follow = follow
-        self.brief = brief
+        self.brief = False
+        """The check measures no steps and tells errors alone, since runs like it came before."""
         self.executor = executor
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None

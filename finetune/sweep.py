@@ -199,8 +199,9 @@ class SweepRun:
         try:
             run = Run(
                 self._recipe(proposal.settings), self._registry, self._console, resume=True,
-                follow=course, brief=bool(self.trials),
+                follow=course,
             )  # fmt: skip
+            run.brief = bool(self.trials)
             name = run.folder.name
             proposal.runs_as(name)
             return run_trial(run, self.aim, self._data, self.folder / "precision.json"), name

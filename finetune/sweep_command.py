@@ -54,8 +54,8 @@ def run_sweep(
     }  # fmt: skip
     sought = read_sweep(options.recipe, overrides, options.over or [], more)
     # torch takes seconds to import, and a mistake should show at once
+    from finetune.checkpoint import Interrupted
     from finetune.sweep import SweepRun
-    from finetune.train import Interrupted
 
     started = time.monotonic()
     sweep = SweepRun(sought, Registry.open(options.home), console)
