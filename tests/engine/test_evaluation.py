@@ -13,7 +13,6 @@ from finetune.config import check_recipe
 from finetune.evaluate_version import evaluate_version
 from finetune.own_server import ENGINE_SETTINGS
 from finetune.run import Run, steps_to_run
-from finetune.served import START
 from service.settings import Settings
 from tests.made import Recipe, publish
 from tests.serving import Running
@@ -136,10 +135,6 @@ def test_a_run_is_measured_by_a_server_of_its_own_before_it_is_published(
             expected = one[f"{mine}_probabilities"]
             assert other[f"{theirs}_probabilities"] == pytest.approx(expected, abs=1e-3)
         assert other["adapter_score"] != pytest.approx(other["live_score"], abs=1e-4)
-
-    there, _ = evaluate_version(registry, "mood@2", moods, OPTIONS, START, lambda _: None)
-    again, _ = evaluate_version(registry, "mood@2", moods, OPTIONS, None)
-    assert there["metrics"]["accuracy"] == again["metrics"]["accuracy"]
 
 
 def test_settings_of_the_engine_are_settings_of_the_server() -> None:

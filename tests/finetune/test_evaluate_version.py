@@ -1,6 +1,8 @@
 """A published version measured again: the same figures on the same data, and what is refused."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,29 @@ def test_it_is_compared_with_the_version_that_is_live_now(
     assert report["live"]["reference"] == "classify@1"
     assert "live_value" in report["metrics"]["accuracy"]
     assert report["examples"] == 7
+
+
+def test_a_server_that_is_started_for_it_has_these_versions_alone(
+    make_recipe: Any, task_files: dict[str, Path], home: Path, command: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for seed in (1, 2):
+        publish(make_recipe("classify", training={**QUICK, "seed": seed}), home)
+    registry = Registry.open(home)
+    registry.promote("classify@1")
+    there: list[str] = []
+
+    @contextmanager
+    def serving(own: Registry, *_: Any) -> Iterator[str]:  # its start is tested with the engine
+        there.extend(own.find(f"classify@{n}").digest for n in (1, 2))
+        yield "http://127.0.0.1:9"
+
+    monkeypatch.setattr("finetune.evaluate_version.serving", serving)
+    test = held_out(task_files["classify"])
+    code, answer, _ = command("classify@2", "--data", test, "--server", "start")
+
+    assert (code, answer["error"]["code"]) == (1, "store_failed")  # nobody is at that address
+    assert there == [registry.find(f"classify@{n}").digest for n in (2, 1)]
 
 
 def test_what_cannot_be_measured_is_told(
