@@ -8,7 +8,7 @@ from pathlib import Path
 from adapters.prompt import Renderer
 from adapters.registry import Registry
 from bench.harness import Report, at_least, at_most
-from bench.sets import PLACE, SETS
+from bench.sets import PLACE, SETS, packaged
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe, check_recipe
 from finetune.findings import Finding
@@ -47,14 +47,8 @@ def _public_sets() -> dict[str, Recipe]:
     place = Path(os.environ.get(PLACE, ""))
     if PLACE not in os.environ:
         return {}
-    return {
-        one.name: check_recipe(
-            {"name": one.name, "task": one.task,
-             "data": {"train": str(place / one.file), **one.data}}
-        )
-        for one in SETS
-        if (place / one.file).is_file()
-    }  # fmt: skip
+    there = [one for one in SETS if (place / one.file).is_file()]
+    return {one.name: check_recipe(packaged(one, place)) for one in there}
 
 
 def _errors(found: Sequence[Finding]) -> list[str]:

@@ -41,6 +41,7 @@ CODES: Mapping[str, tuple[Level, str]] = {
     "empty_labels": ("warning", "labels without a training example"),
     "unlearned_labels": ("warning", "labels that only held-out examples have"),
     "imbalance": ("warning", "the commonest label has over 10 times the rarest's examples"),
+    "long_label_list": ("warning", "a list of labels that is most of every prompt"),
     "label_spellings": ("warning", "labels that differ in case, space or accents alone"),
     "blank_answers": ("warning", "answers that say nothing: n/a, todo, -"),
     "constant_answer": ("warning", "half of the answers are the same"),

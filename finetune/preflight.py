@@ -9,6 +9,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from adapters.prompt import Task
@@ -25,6 +26,7 @@ from finetune.text_checks import TextChecks, wrong_languages
 
 _FEW_TRAIN, _FEW_TEST = 50, 30
 _IMBALANCE = 10
+_MANY_LABELS, _LIST_SHARE = 20, 0.5
 _MEMORY_SHARE = 0.9
 _BARS = 12
 SPLITS = ("train", "validation", "test")
@@ -111,6 +113,7 @@ def check(
             *_size_findings(report, recipe, prepared),
             *report.sides.findings(),
             *_label_findings(report, prepared),
+            *_list_findings(recipe, prepared),
             *texts.findings(),
             *wrong_languages(recipe, report.languages),
         ]
@@ -211,6 +214,22 @@ def _label_findings(report: Report, prepared: Prepared) -> Iterator[Finding]:
     if twice := [same for same in spellings.values() if len(same) > 1]:
         told = "; ".join(" and ".join(map(repr, same)) for same in twice)[:200]
         yield finding("label_spellings", f"labels look like one: {told}", len(twice))
+
+
+def _list_findings(recipe: Recipe, prepared: Prepared) -> Iterator[Finding]:
+    """Whether training would go into reading the same list of labels again and again."""
+    rows, template = prepared.of("train"), recipe.template
+    listed = recipe.task == "classify" and "{labels}" in f"{template.system}{template.user}"
+    if not listed or not rows or len(prepared.labels) < _MANY_LABELS:
+        return
+    prompts = [row.prompt_ids for row in rows]
+    edges = zip(min(prompts), max(prompts), strict=False)  # what these two begin with, all do
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], edges))
+    share = shared * len(rows) / sum(len(row.ids) for row in rows)
+    if share > _LIST_SHARE:
+        told = f"{share:.0%} of the tokens are the list of {len(prepared.labels)} labels: "
+        told += "the recipe classify-many leaves it out of the prompt, and trains faster"
+        yield finding("long_label_list", told, len(rows))
 
 
 def duration(seconds: float) -> str:

@@ -92,6 +92,9 @@ def task_files(write_lines: Callable[..., Path]) -> dict[str, Path]:
                 for w, t in pairs
             ],
         ),
+        "classify-many": write_lines(
+            "classify-many.jsonl", [{"text": f"{w} the {t}", "label": w} for w, t in pairs]
+        ),
         "answer": write_lines(
             "answer.jsonl",
             [

@@ -150,6 +150,11 @@ def rare(records: Records) -> None:
     records[:] = [r for r in records if r["label"] == "good"] * 2 + records[1:2]
 
 
+def many(records: Records) -> None:
+    for number, record in enumerate(records):
+        record["label"] = f"kind {number % 26}"
+
+
 TOKEN = "".join(["q7Zp", "X2mK9", "vT4sB8", "nR3wY6", "cL1hD5", "gJ0fA2", "eU7iO9"])  # 40 letters
 IBAN = "DE89 3704 0044 0532 0130 00"  # the example of ISO 13616
 CARD = "4111 1111 1111 1111"  # for tests
@@ -181,6 +186,7 @@ FAULTS = [
     # answers and labels
     Fault("one_label", "labelled", replace("label", "good", range(80))),
     Fault("imbalance", "labelled", rare, {"holdout_fraction": 0}),
+    Fault("long_label_list", "labelled", many),
     Fault("label_spellings", "labelled", replace("label", " Góod", (0, 2, 4))),
     Fault("empty_labels", "labelled", data={"labels": ["good", "bad", "so-so"]}),
     Fault("unlearned_labels", "labelled", data={"labels": ["good", "bad", "odd"]},

@@ -128,7 +128,14 @@ def test_a_packaged_recipe_needs_only_its_data(name: str) -> None:
 
 
 def test_there_is_a_packaged_recipe_for_each_task_and_for_code() -> None:
-    assert packaged_recipes() == ["answer", "classify", "code", "generate", "translate"]
+    assert packaged_recipes() == [
+        "answer",
+        "classify",
+        "classify-many",
+        "code",
+        "generate",
+        "translate",
+    ]
 
 
 def test_overrides_replace_nested_values_and_are_yaml(tmp_path: Path) -> None:

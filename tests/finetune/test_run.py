@@ -83,10 +83,11 @@ def test_a_packaged_recipe_runs_two_steps_resumes_and_publishes(
     assert version.digest == answer["digest"]
     assert f"{version.reference} {version.digest}" in said
     manifest = version.manifest
-    assert manifest.task == ("generate" if recipe == "code" else recipe)
+    assert manifest.task == {"code": "generate", "classify-many": "classify"}.get(recipe, recipe)
     names = {
         "translate": {"chrf", "chrf++", "bleu"}, "answer": {"exact_match", "f1"},
         "classify": {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"},
+        "classify-many": {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"},
         "generate": {"perplexity", "loss", "rouge_l"},
         "code": {"perplexity", "loss", "rouge_l", "pass@1"},
     }  # fmt: skip
