@@ -1,27 +1,17 @@
 """Training: speed, memory and quality beside TRL's SFTTrainer; preflight; kills and resuming."""
 
-import os
 import sys
 from collections.abc import Sequence
 
 from bench import faults, resume, sets, training
 from bench.parts import run_parts
 
-PARTS = {
-    "speed": training.measure,
-    "faults": faults.measure,
-    "resume": resume.measure,
-    "sets": sets.measure,
-}
+PARTS = {"speed": training.measure, "faults": faults.measure, "resume": resume.measure}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark. Returns the exit code."""
-    parts = dict(PARTS)
-    if sets.PLACE not in os.environ:
-        print(f"sets: left out; {sets.PLACE} names the folder that has them", file=sys.stderr)
-        del parts["sets"]
-    return run_parts("finetune", parts, argv, __doc__)
+    return run_parts("finetune", {**PARTS, **sets.parts()}, argv, __doc__)
 
 
 if __name__ == "__main__":

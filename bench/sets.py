@@ -13,8 +13,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from bench.training import finetune, run_peer
 
 PLACE = "BENCH_DATA"
 MINUTES, MINUTES_SHORT = 10.0, 3.0
-CALIBRATION_STEPS = 6
+CALIBRATION_STEPS = 12
 TRL_OPTIONS = {"learning_rate": 1e-4}
 """https://huggingface.co/docs/trl/sft_trainer: about 1e-4 when adapters are trained."""
 TRL_EXAMPLES = 8
@@ -60,38 +61,65 @@ SETS = (
 )  # fmt: skip
 
 
-def measure(report: Report, folder: Path, *, short: bool) -> None:
-    """Train on each set with both, and compare."""
-    place = os.environ[PLACE]
+def parts() -> dict[str, Callable[..., None]]:
+    """A part of the benchmark for each set that is there; the others are told."""
+    place = os.environ.get(PLACE)
+    if place is None:
+        print(f"sets: left out; {PLACE} names the folder that has them", file=sys.stderr)
+        return {}
+    found = {one: Path(place) / one.file for one in SETS}
+    for one, file in found.items():
+        if not file.is_file():
+            print(f"{one.name}: {one.file} is not in {place}", file=sys.stderr)
+    return {f"set-{one.name}": partial(measure, one) for one, f in found.items() if f.is_file()}
+
+
+def measure(one: Set, report: Report, folder: Path, *, short: bool) -> None:
+    """Train on a set with both, and compare."""
+    place = Path(os.environ[PLACE]).resolve()
     base = Registry.open().base()  # of the home that `make` uses
     shutil.rmtree(folder, ignore_errors=True)
-    seconds = 60 * (MINUTES_SHORT if short else MINUTES)
-    for one in SETS:
-        if (Path(place) / one.file).is_file():
-            _compare(report, folder / one.name, base, one, Path(place).resolve(), seconds)
-        else:
-            print(f"{one.name}: {one.file} is not in {place}", file=sys.stderr)
-
-
-def _compare(
-    report: Report, folder: Path, base: Base, one: Set, place: Path, seconds: float
-) -> None:
     folder.mkdir(parents=True)
     Registry.open(folder / "home").add_base(base)
-    steps = _our_steps(folder, one, place, seconds)
-    recipe = _recipe(folder, one, place, one.name, steps)
+    seconds = 60 * (MINUTES_SHORT if short else MINUTES)
+    recipe = _recipe(folder, one, place, one.name, _our_steps(folder, one, place, seconds))
     finetune("train", recipe, folder)
     finetune("evaluate", recipe, folder)
     (run,) = (folder / "home" / "runs").glob(f"{one.name}-*")
-    ours = json.loads((run / "report.json").read_text())["metrics"][one.metric]
-    steps_of_peer = _peer_steps(folder, base, run, seconds)
-    out = folder / "trl"
-    run_peer(base, run, out, TRL_EXAMPLES, {"max_steps": steps_of_peer, **TRL_OPTIONS})
+    ours = Reached(_figures(run, one), _ends(run))
+    options = {"max_steps": _peer_steps(folder, base, run, seconds), **TRL_OPTIONS}
+    ended, _ = run_peer(base, run, folder / "trl", TRL_EXAMPLES, options)
     shutil.rmtree(run / "adapter")
-    shutil.copytree(out, run / "adapter")
+    shutil.copytree(folder / "trl", run / "adapter")
     finetune("evaluate", recipe, folder)
-    peer = json.loads((run / "report.json").read_text())["metrics"][one.metric]
-    _claim(report, one, ours, peer, (steps, steps_of_peer))
+    _claim(report, one, ours, Reached(_figures(run, one), ended))
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a training came to."""
+
+    figures: Mapping[str, Any]
+    ended: Sequence[float]
+    """Seconds at which each step did."""
+
+    def told(self, of: str = "") -> str:
+        value, low, high = (self.figures[f"{of}{key}"] for key in ("value", "low", "high"))
+        return f"{value:.4g} ({low:.4g} to {high:.4g})"
+
+    @property
+    def minutes(self) -> float:
+        ended = self.ended
+        return (ended[-1] - ended[0]) * len(ended) / (len(ended) - 1) / 60
+
+
+def _figures(run: Path, one: Set) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((run / "report.json").read_text())["metrics"][one.metric]
+    return figures
+
+
+def _ends(run: Path) -> list[float]:
+    return [json.loads(line)["time"] for line in (run / "metrics.jsonl").open()]
 
 
 def packaged(one: Set, place: Path) -> dict[str, Any]:
@@ -114,8 +142,7 @@ def _recipe(folder: Path, one: Set, place: Path, name: str, steps: int) -> Path:
 def _our_steps(folder: Path, one: Set, place: Path, seconds: float) -> int:
     finetune("train", _recipe(folder, one, place, "calibration", CALIBRATION_STEPS), folder)
     (run,) = (folder / "home" / "runs").glob("calibration-*")
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    return _fitting([entry["time"] for entry in entries], seconds)
+    return _fitting(_ends(run), seconds)
 
 
 def _peer_steps(folder: Path, base: Base, run: Path, seconds: float) -> int:
@@ -124,26 +151,21 @@ def _peer_steps(folder: Path, base: Base, run: Path, seconds: float) -> int:
     return _fitting(ended, seconds)
 
 
-def _fitting(ended: list[float], seconds: float) -> int:
+def _fitting(ended: Sequence[float], seconds: float) -> int:
     """Steps that fit into the time, by when each of a few steps ended."""
     return max(CALIBRATION_STEPS, int(seconds * (len(ended) - 1) / (ended[-1] - ended[0])))
 
 
-def _claim(
-    report: Report, one: Set, ours: dict[str, Any], peer: dict[str, Any], steps: tuple[int, int]
-) -> None:
-    what = f"{one.name}: our {one.metric}"
-    report.add(at_least(f"{what} over the base's", ours["value"] - ours["base_value"], 0.0))
-    report.add(at_least(f"{what} over that of TRL's recipe", ours["value"] - peer["value"], 0.0))
-
-    def told(figures: dict[str, Any], of: str = "") -> str:
-        value, low, high = (figures[f"{of}{key}"] for key in ("value", "low", "high"))
-        return f"{value:.4g} ({low:.4g} to {high:.4g})"
-
+def _claim(report: Report, one: Set, ours: Reached, peer: Reached) -> None:
+    what, mine = f"{one.name}: our {one.metric}", ours.figures
+    others = peer.figures["value"]
+    report.add(at_least(f"{what} over the base's", mine["value"] - mine["base_value"], 0.0))
+    report.add(at_least(f"{what} over that of TRL's recipe", mine["value"] - others, 0.0))
     report.measurements.append(
         {
-            "part": "sets", "set": one.name, "metric": one.metric, "base": told(ours, "base_"),
-            "TRL's recipe": told(peer), "Modiste's recipe": told(ours),
-            "steps, TRL": steps[1], "steps, Modiste": steps[0],
+            "set": one.name, "metric": one.metric, "base": ours.told("base_"),
+            "TRL's recipe": peer.told(), "Modiste's recipe": ours.told(),
+            "min, TRL": round(peer.minutes, 1), "min, Modiste": round(ours.minutes, 1),
+            "steps, TRL": len(peer.ended), "steps, Modiste": len(ours.ended),
         }
     )  # fmt: skip

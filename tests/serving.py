@@ -20,10 +20,9 @@ START_S = 300
 
 
 @dataclass(frozen=True)
-class Running:
-    """A server process, its home and its address."""
+class Reached:
+    """A server's home and its address."""
 
-    process: subprocess.Popen[bytes]
     registry: Registry
     base: Base
     url: str
@@ -34,6 +33,13 @@ class Running:
 
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+
+@dataclass(frozen=True)
+class Running(Reached):
+    """With its process."""
+
+    process: subprocess.Popen[bytes]
 
 
 def start(

@@ -12,7 +12,8 @@ import pytest
 
 from adapters.home import Home
 from adapters.registry import Registry, Version
-from tests.serving import Running, start, stop
+from finetune import own_server
+from tests.serving import Reached
 
 MESSAGES = Path(__file__).with_name("messages.jsonl")
 BASE = "smollm2-135m-instruct"
@@ -29,7 +30,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Two passes over forty pairs, through the command as a user would."""
+    """One pass over forty pairs, through the command as a user would."""
     if not Home.find().database.exists():
         pytest.fail("no base model: run `make setup` first")
     base = Registry.open().base(BASE)
@@ -37,8 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     registry.add_base(base)
     settings = [
         "name=short", f"data.train={MESSAGES}", "data.source_lang=en", "data.target_lang=fr",
-        "data.max_test_examples=8", "training.epochs=2", "training.batch_tokens=256",
-        "evaluation.max_examples=4",
+        "data.max_test_examples=8", "training.epochs=1", "training.batch_tokens=256",
+        "evaluation.max_examples=2", "evaluation.max_new_tokens=24", "training.dtype=float32",
     ]  # fmt: skip
     command = [sys.executable, "-m", "service.cli", "finetune", "run", "translate", "--json"]
     command += ["--home", str(registry.home.root)]
@@ -50,10 +51,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def serving(trained: Trained) -> Iterator[Running]:
-    """A server of that home; the version is promoted while it runs."""
-    home = trained.registry.home.root
-    process, url = start(home)
-    trained.registry.promote(trained.version.reference)
-    yield Running(process, trained.registry, trained.registry.base(), url, home / "serve.log")
-    stop(process)
+def serving(trained: Trained) -> Iterator[Reached]:
+    """A server of that home, started as evaluation does; the version is promoted while it runs."""
+    registry, base = trained.registry, trained.registry.base()
+    log = registry.home.root / "serve.log"
+    with own_server.serving(registry, base, log, print) as url:
+        registry.promote(trained.version.reference)
+        yield Reached(registry, base, url, log)

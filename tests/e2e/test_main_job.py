@@ -8,7 +8,7 @@ import pytest
 
 from adapters.prompt import Renderer, TranslateInput
 from tests.e2e.conftest import MESSAGES, Trained
-from tests.serving import Running
+from tests.serving import Reached
 
 PAIRS = [json.loads(line) for line in MESSAGES.read_text().splitlines()]
 PROMPTS = [pair["source"] for pair in PAIRS[:14]] + [
@@ -29,7 +29,7 @@ def test_the_run_publishes_a_version_with_its_evidence(trained: Trained) -> None
     trained.registry.store.verify(manifest)
 
 
-def test_the_server_answers_as_the_trainer_does(trained: Trained, serving: Running) -> None:
+def test_the_server_answers_as_the_trainer_does(trained: Trained, serving: Reached) -> None:
     import torch
     from peft import PeftModel
 
@@ -81,7 +81,7 @@ def test_the_server_answers_as_the_trainer_does(trained: Trained, serving: Runni
     ],
 )
 def test_chat_sees_the_token_ids_that_training_saw(
-    serving: Running, messages: list[dict[str, Any]]
+    serving: Reached, messages: list[dict[str, Any]]
 ) -> None:
     from finetune.base_model import load_tokenizer
 
@@ -92,7 +92,7 @@ def test_chat_sees_the_token_ids_that_training_saw(
     assert answer.json()["prompt_token_ids"] == renderer.chat_ids(messages)
 
 
-def test_translate_counts_the_prompt_that_training_saw(trained: Trained, serving: Running) -> None:
+def test_translate_counts_the_prompt_that_training_saw(trained: Trained, serving: Reached) -> None:
     from finetune.base_model import load_tokenizer
 
     renderer = Renderer(load_tokenizer(serving.base.path))
@@ -110,7 +110,7 @@ def test_translate_counts_the_prompt_that_training_saw(trained: Trained, serving
     assert answer["results"][0]["usage"]["prompt_tokens"] == len(ids)
 
 
-def test_a_json_schema_is_kept_and_a_seed_reproduces(serving: Running) -> None:
+def test_a_json_schema_is_kept_and_a_seed_reproduces(serving: Reached) -> None:
     schema = {
         "type": "object", "required": ["name", "age"], "additionalProperties": False,
         "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
@@ -131,7 +131,7 @@ def test_a_json_schema_is_kept_and_a_seed_reproduces(serving: Running) -> None:
         assert first["text"].lstrip().startswith("{")
 
 
-def test_an_answer_points_to_its_evidence(serving: Running) -> None:
+def test_an_answer_points_to_its_evidence(serving: Reached) -> None:
     context = "The meeting is on Friday. Bring the blue folder."
     body = {
         "model": serving.base.name, "question": "What colour is the folder?", "context": context,

@@ -26,5 +26,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         if recipe.name != "two":
             registry.promote(version.reference)
     process, url = start(home)
-    yield Running(process, registry, base, url, home / "serve.log")
+    yield Running(registry, base, url, home / "serve.log", process)
     stop(process)

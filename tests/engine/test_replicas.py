@@ -1,8 +1,11 @@
-"""Two real servers on one home folder and one PostgreSQL database."""
+"""Two real servers on one home folder, one PostgreSQL database, and versions that lie in S3."""
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -11,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from adapters.registry import Registry
 from service.models import draw
+from tests.adapters.remotes import BUCKET, s3_client, s3_server
 from tests.made import Recipe, adapter_folder, add_tiny_base, publish
 from tests.postgres import Postgres
 from tests.serving import Running, start, stop
@@ -22,6 +26,10 @@ CALLERS = [f"caller-{number}" for number in range(8)]
 TRIED = next(key for key in CALLERS if draw(("tone", "production"), key) < 50)
 """A caller whom a canary of half of the requests answers."""
 
+KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "verysecret"}
+STORE = f"s3://{BUCKET}/engine"
+WEIGHTS = "adapter_model.safetensors"
+
 Pair = tuple[Running, Running]
 
 
@@ -29,8 +37,18 @@ Pair = tuple[Running, Running]
 def pair(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[Pair]:
     """Both serve `tone`, whose first of two versions is live."""
     home = tmp_path_factory.mktemp("shared")
+    with s3_server() as s3, pytest.MonkeyPatch.context() as patch:
+        s3_client(s3).create_bucket(Bucket=BUCKET)
+        for name, value in {"AWS_ENDPOINT_URL": s3, **KEYS}.items():
+            patch.setenv(name, value)
+        yield from _started(home, postgres)
+
+
+def _started(home: Path, postgres: Postgres) -> Iterator[Pair]:
     address = postgres.ready().replace("postgres:@", f"postgres:{SECRET}@")  # nobody asks for it
-    (home / "modiste.yaml").write_text(f"database_url: {address}\nkv_cache_gib: 1\n")
+    (home / "modiste.yaml").write_text(
+        f"database_url: {address}\nstore_url: {STORE}\nkv_cache_gib: 1\n"
+    )
     registry = Registry.open(home)
     base = add_tiny_base(registry)
     for seed in (50, 51):
@@ -42,7 +60,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterat
     try:
         for name, begun in zip(NAMES, starts, strict=True):
             process, url = begun.result()
-            running.append(Running(process, registry, base, url, home / name))
+            running.append(Running(registry, base, url, home / name, process))
         yield running[0], running[1]
     finally:
         with ThreadPoolExecutor(2) as pool:
@@ -173,10 +191,29 @@ def test_while_the_database_is_away_both_go_on_answering_and_follow_it_when_it_i
         assert log.count("aliases can't be read") == log.count("aliases can be read again") == 1
 
 
-def test_the_databases_password_is_in_no_log_and_no_list_of_processes(pair: Pair) -> None:
+def test_a_server_serves_what_it_has_to_fetch_and_goes_on_without_the_store(pair: Pair) -> None:
+    registry, base = pair[0].registry, pair[0].base
+    for seed in (61, 62):
+        publish(registry, base, Recipe("far", seed=seed))
+    folders = [version.folder for version in registry.versions("far")]
+    for folder in folders:
+        shutil.rmtree(folder)
+    with pair[0].client() as client:
+        first = ask(client, "far@1")
+        assert first[0] == "far@1"
+        assert (folders[0] / WEIGHTS).is_file()
+        assert not (folders[1] / WEIGHTS).exists()
+        assert ask(client, "far@2")[0] == "far@2"
+        store = s3_client(os.environ["AWS_ENDPOINT_URL"])
+        store.delete_object(Bucket=BUCKET, Key=f"engine/far/{folders[0].name}/{WEIGHTS}")
+        assert ask(client, "far@1") == first
+
+
+def test_secrets_are_in_no_log_and_no_list_of_processes(pair: Pair) -> None:
     for server in pair:
         parent = psutil.Process(server.process.pid)
         processes = [parent, *parent.children(recursive=True)]
         assert len(processes) > 1  # the engine's too
-        assert SECRET not in str([process.cmdline() for process in processes])
-        assert SECRET not in server.log.read_text()
+        for secret in (SECRET, KEYS["AWS_SECRET_ACCESS_KEY"]):
+            assert secret not in str([process.cmdline() for process in processes])
+            assert secret not in server.log.read_text()
