@@ -1,10 +1,21 @@
 """What tests of several packages share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.postgres import Postgres
+
+HERE = Path(__file__).parent
+ALONE = ("engine", "e2e", "bench", "loadtests", "finetune/test_ray.py", "finetune/test_trial.py")
+"""Tests that measure time or take all cores; the others share the cores."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.path.is_relative_to(HERE / place) for place in ALONE):
+            item.add_marker("alone")
 
 
 @pytest.fixture(scope="session")
