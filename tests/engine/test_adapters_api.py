@@ -131,7 +131,9 @@ def test_low_scores_end_a_canary_by_its_rule(server: Running) -> None:
         last = client.get("/v1/adapters/scored/history").json()["data"][-1]
         assert (last["who"], last["percent"]) == ("rule", 0)
         assert "mean score 0 of" in last["why"]
-        assert {model_of(client, "scored") for _ in range(10)} == {"scored@1"}
+        until = time.monotonic() + 2  # it is on record; the server looks for it now and then
+        while {model_of(client, "scored") for _ in range(10)} != {"scored@1"}:
+            assert time.monotonic() < until
 
         bad = client.post("/v1/adapters/scored/feedback", json={**opinion, "score": 7})
         assert (bad.status_code, bad.json()["error"]["param"]) == (400, "score")
