@@ -1,6 +1,5 @@
 """Preflight: whether planted faults are found by their names, and clean data left in peace."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from adapters.prompt import Renderer
 from adapters.registry import Registry
 from bench.harness import Report, at_least, at_most
-from bench.sets import PLACE, SETS, packaged
+from bench.sets import packaged, sets_there
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe, check_recipe
 from finetune.findings import Finding
@@ -30,7 +29,7 @@ def measure(report: Report, folder: Path, **_: bool) -> None:
         if fault.code not in {found.code for found in look(recipe_of(fault, folder))}
     ]
     raised = {name: _errors(look(clean_recipe(name, folder))) for name in CLEAN_SETS}
-    raised |= {name: _errors(look(recipe)) for name, recipe in _public_sets().items()}
+    raised |= {one.name: _errors(look(check_recipe(packaged(one)))) for one in sets_there()}
     for name, errors in raised.items():
         for error in errors:
             print(f"{name}: {error}", file=sys.stderr)
@@ -40,15 +39,6 @@ def measure(report: Report, folder: Path, **_: bool) -> None:
     report.add(at_least("kinds of planted faults", len({fault.code for fault in FAULTS}), 30))
     report.add(at_least("clean sets", len(raised), 10))
     report.add(at_most("clean sets with an error", sum(map(bool, raised.values())), 0))
-
-
-def _public_sets() -> dict[str, Recipe]:
-    """The public sets, where BENCH_DATA names their folder."""
-    place = Path(os.environ.get(PLACE, ""))
-    if PLACE not in os.environ:
-        return {}
-    there = [one for one in SETS if (place / one.file).is_file()]
-    return {one.name: check_recipe(packaged(one, place)) for one in there}
 
 
 def _errors(found: Sequence[Finding]) -> list[str]:

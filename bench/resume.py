@@ -2,34 +2,29 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 
-from adapters.registry import Registry
 from bench.harness import ROOT, Report, at_least, at_most
 from bench.servers import ServerError
+from bench.training import DEMO, new_home
 from demo.data import prepare as demo_data
 from finetune.metrics_file import read_metrics
 
 KILLS, KILLS_SHORT = 10, 4
 STEPS_A_KILL = 12
 """The next kill comes 5 to 11 steps after a start (tests.finetune.killed)."""
-DEMO = Path("build/demo")
 FIGURES = ("step", "loss", "learning_rate", "validation_loss")
 
 
 def measure(report: Report, folder: Path, *, short: bool) -> None:
     """Train the same twice, one of them killed, and compare every figure and every weight."""
     kills = KILLS_SHORT if short else KILLS
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    base = Registry.open().base()  # of the home that `make` uses
+    new_home(folder)
     home = folder / "home"
-    Registry.open(home).add_base(base)
     demo_data(DEMO)
     recipes = {_recipe(folder, "whole", kills): 0, _recipe(folder, "killed", kills): kills}
     seed = random.randrange(10**6)  # noqa: S311  # steps

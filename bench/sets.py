@@ -22,9 +22,8 @@ from typing import Any
 import yaml
 
 from adapters.bases import Base
-from adapters.registry import Registry
 from bench.harness import ROOT, Report, at_least
-from bench.training import finetune, run_peer
+from bench.training import ends_of, finetune, new_home, run_peer, step_seconds
 
 PLACE = "BENCH_DATA"
 MINUTES, MINUTES_SHORT = 10.0, 3.0
@@ -63,30 +62,28 @@ SETS = (
 
 def parts() -> dict[str, Callable[..., None]]:
     """A part of the benchmark for each set that is there; the others are told."""
+    there = sets_there()
+    for one in SETS:
+        if one not in there:
+            print(f"{one.name}: left out; {PLACE} names no folder with {one.file}", file=sys.stderr)
+    return {f"set-{one.name}": partial(measure, one) for one in there}
+
+
+def sets_there() -> list[Set]:
+    """The sets that lie in the folder that BENCH_DATA names."""
     place = os.environ.get(PLACE)
-    if place is None:
-        print(f"sets: left out; {PLACE} names the folder that has them", file=sys.stderr)
-        return {}
-    found = {one: Path(place) / one.file for one in SETS}
-    for one, file in found.items():
-        if not file.is_file():
-            print(f"{one.name}: {one.file} is not in {place}", file=sys.stderr)
-    return {f"set-{one.name}": partial(measure, one) for one, f in found.items() if f.is_file()}
+    return [] if place is None else [one for one in SETS if (Path(place) / one.file).is_file()]
 
 
 def measure(one: Set, report: Report, folder: Path, *, short: bool) -> None:
     """Train on a set with both, and compare."""
-    place = Path(os.environ[PLACE]).resolve()
-    base = Registry.open().base()  # of the home that `make` uses
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    Registry.open(folder / "home").add_base(base)
+    base = new_home(folder)
     seconds = 60 * (MINUTES_SHORT if short else MINUTES)
-    recipe = _recipe(folder, one, place, one.name, _our_steps(folder, one, place, seconds))
+    recipe = _recipe(folder, one, one.name, _our_steps(folder, one, seconds))
     finetune("train", recipe, folder)
     finetune("evaluate", recipe, folder)
     (run,) = (folder / "home" / "runs").glob(f"{one.name}-*")
-    ours = Reached(_figures(run, one), _ends(run))
+    ours = Reached(_figures(run, one), ends_of(run))
     options = {"max_steps": _peer_steps(folder, base, run, seconds), **TRL_OPTIONS}
     ended, _ = run_peer(base, run, folder / "trl", TRL_EXAMPLES, options)
     shutil.rmtree(run / "adapter")
@@ -109,8 +106,7 @@ class Reached:
 
     @property
     def minutes(self) -> float:
-        ended = self.ended
-        return (ended[-1] - ended[0]) * len(ended) / (len(ended) - 1) / 60
+        return len(self.ended) * step_seconds(self.ended) / 60
 
 
 def _figures(run: Path, one: Set) -> dict[str, Any]:
@@ -118,31 +114,28 @@ def _figures(run: Path, one: Set) -> dict[str, Any]:
     return figures
 
 
-def _ends(run: Path) -> list[float]:
-    return [json.loads(line)["time"] for line in (run / "metrics.jsonl").open()]
-
-
-def packaged(one: Set, place: Path) -> dict[str, Any]:
+def packaged(one: Set) -> dict[str, Any]:
     """The packaged recipe with a set as its data."""
     recipe: dict[str, Any] = yaml.safe_load(
         (ROOT / "finetune" / "recipes" / f"{one.recipe}.yaml").read_text()
     )
+    place = Path(os.environ[PLACE]).resolve()
     data = {**recipe["data"], "train": str(place / one.file), **one.data}
     return {**recipe, "name": one.name, "data": data}
 
 
-def _recipe(folder: Path, one: Set, place: Path, name: str, steps: int) -> Path:
-    recipe = {**packaged(one, place), "name": name}
+def _recipe(folder: Path, one: Set, name: str, steps: int) -> Path:
+    recipe = {**packaged(one), "name": name}
     recipe["training"] |= {"max_steps": steps, "epochs": 100, "dtype": "float32"}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
 
 
-def _our_steps(folder: Path, one: Set, place: Path, seconds: float) -> int:
-    finetune("train", _recipe(folder, one, place, "calibration", CALIBRATION_STEPS), folder)
+def _our_steps(folder: Path, one: Set, seconds: float) -> int:
+    finetune("train", _recipe(folder, one, "calibration", CALIBRATION_STEPS), folder)
     (run,) = (folder / "home" / "runs").glob("calibration-*")
-    return _fitting(_ends(run), seconds)
+    return _fitting(ends_of(run), seconds)
 
 
 def _peer_steps(folder: Path, base: Base, run: Path, seconds: float) -> int:
@@ -153,7 +146,7 @@ def _peer_steps(folder: Path, base: Base, run: Path, seconds: float) -> int:
 
 def _fitting(ended: Sequence[float], seconds: float) -> int:
     """Steps that fit into the time, by when each of a few steps ended."""
-    return max(CALIBRATION_STEPS, int(seconds * (len(ended) - 1) / (ended[-1] - ended[0])))
+    return max(CALIBRATION_STEPS, int(seconds / step_seconds(ended)))
 
 
 def _claim(report: Report, one: Set, ours: Reached, peer: Reached) -> None:

@@ -24,6 +24,7 @@ from bench.heldout import heldout_loss
 from bench.servers import ServerError
 from bench.trl_peer import Order
 from demo.data import prepare as demo_data
+from finetune.metrics_file import read_metrics
 
 DEMO = Path("build/demo")
 EXAMPLES, EXAMPLES_SHORT = 1200, 320
@@ -46,11 +47,7 @@ class Trained:
 
 def measure(report: Report, folder: Path, *, short: bool) -> None:
     """Train with both in turns, then compare."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    base = Registry.open().base()  # of the home that `make` uses
-    registry = Registry.open(folder / "home")
-    registry.add_base(base)
+    base = new_home(folder)
     demo_data(DEMO)
     recipe = _recipe(folder, EXAMPLES_SHORT if short else EXAMPLES)
     finetune("check", recipe, folder)  # not in the process that is measured: it trains too
@@ -66,6 +63,15 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     _claim(report, pairs, losses)
     estimate = json.loads((run / "preflight.json").read_text())["estimate"]
     _claim_estimate(report, estimate, [ours for ours, _ in pairs])
+
+
+def new_home(folder: Path) -> Base:
+    """Make a folder anew, with a home that has the base of the one that `make` uses."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    base = Registry.open().base()
+    Registry.open(folder / "home").add_base(base)
+    return base
 
 
 def _recipe(folder: Path, examples: int) -> Path:
@@ -99,10 +105,9 @@ def _ours(
     recipe: Path, run: Path, folder: Path, rows: Sequence[Mapping[str, Any]], number: int
 ) -> Trained:
     peak = finetune("train", recipe, folder)
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     adapter = folder / f"ours-{number}"
     shutil.copytree(run / "adapter", adapter)
-    return _trained(adapter, [entry["time"] for entry in entries], rows, peak)
+    return _trained(adapter, ends_of(run), rows, peak)
 
 
 def _peer(
@@ -138,11 +143,20 @@ def _trained(
     adapter: Path, ended: Sequence[float], rows: Sequence[Mapping[str, Any]], peak: float
 ) -> Trained:
     """Speed from the end of the first step on: what is set up there is not counted."""
-    tokens = sum(len(row["ids"]) for row in rows) * (len(ended) - 1) / len(ended)
-    seconds = (ended[-1] - ended[0]) * len(ended) / (len(ended) - 1)
-    speed = tokens / (ended[-1] - ended[0])
+    seconds = len(ended) * step_seconds(ended)
+    speed = sum(len(row["ids"]) for row in rows) / seconds
     print(f"{adapter.name}: {speed:.0f} tokens/s, {peak:.0f} MiB", file=sys.stderr, flush=True)
     return Trained(adapter, speed, peak, len(ended), seconds)
+
+
+def ends_of(run: Path) -> list[float]:
+    """Seconds at which each step of our training ended."""
+    return [entry["time"] for entry in read_metrics(run / "metrics.jsonl")]
+
+
+def step_seconds(ended: Sequence[float]) -> float:
+    """Mean of a step, by when each of two or more ended."""
+    return (ended[-1] - ended[0]) / (len(ended) - 1)
 
 
 def peak_mib(command: Sequence[str], environment: Mapping[str, str], log: Path) -> float:
