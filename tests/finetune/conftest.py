@@ -1,7 +1,8 @@
 """A home folder with a tiny base, and recipes that train on it in a second."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from adapters.bases import Base, fingerprint
 from adapters.prompt import Renderer
 from adapters.registry import Registry
+from finetune.__main__ import main
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe, check_recipe
 from finetune.data import Row, prepare
@@ -25,6 +27,27 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny products gain nothing from more threads, which only wait for each other."""
     for module in ("plan", "trial", "evaluate_version"):
         monkeypatch.setattr(f"finetune.{module}.cores", lambda: 1)
+
+
+@pytest.fixture(autouse=True)
+def same_handler() -> Iterator[None]:
+    """The command ends the process on SIGTERM; the tests' own does not."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def finetune(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run the command in this process; returns its exit code, JSON answer and messages."""
+
+    def call(*arguments: str, sets: Iterable[str] = ()) -> tuple[int, dict[str, Any], str]:
+        options = [part for text in sets for part in ("--set", text)]
+        code = main([*arguments, "--home", str(home), "--json", *options])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else {}, err
+
+    return call
 
 
 WORDS = ["save", "open", "close", "find", "print", "copy", "move", "share"]

@@ -1,8 +1,6 @@
 """A version's recipe is repeated on new data or a new base, and the version stays on record."""
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +15,17 @@ from finetune.config import RecipeError
 from tests.tiny import make_tiny_base
 
 
-@pytest.fixture(autouse=True)
-def same_handler() -> Iterator[None]:
-    """The command ends the process on SIGTERM; the tests' own does not."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.fixture
-def first(home: Path, task_files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> Version:
+def first(home: Path, task_files: dict[str, Path], finetune: Any) -> Version:
     """A version that a run published."""
     settings = [
         f"data.train={task_files['generate']}", "training.max_steps=2", "training.batch_tokens=256",
         "training.learning_rate=0.02", "lora.r=4", "evaluation.bootstrap_samples=20",
         "evaluation.max_new_tokens=4",
     ]  # fmt: skip
-    options = [part for text in settings for part in ("--set", text)]
-    assert main(["run", "generate", "--home", str(home), "--json", *options]) == 0
-    return Registry.open(home).find(json.loads(capsys.readouterr().out)["version"])
+    code, answer, said = finetune("run", "generate", sets=settings)
+    assert code == 0, said
+    return Registry.open(home).find(answer["version"])
 
 
 @pytest.fixture

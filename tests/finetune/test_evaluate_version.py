@@ -1,8 +1,8 @@
 """A published version measured again: the same figures on the same data, and what is refused."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from adapters.registry import Registry
-from finetune.__main__ import main
 from finetune.config import Recipe
 from finetune.run import Run
 
@@ -25,13 +24,8 @@ def publish(recipe: Recipe, home: Path) -> None:
 
 
 @pytest.fixture
-def command(home: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*arguments: str) -> tuple[int, dict[str, Any], str]:
-        code = main(["evaluate", *arguments, "--home", str(home), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out), err
-
-    return call
+def command(finetune: Any) -> Any:
+    return partial(finetune, "evaluate")
 
 
 def held_out(path: Path) -> str:

@@ -1,7 +1,5 @@
 """A plan proposes what fits the data and the machine, and writes a recipe that runs."""
 
-import json
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +10,15 @@ import pytest
 from adapters.bases import Base, fingerprint
 from adapters.registry import Registry
 from finetune import proposal
-from finetune.__main__ import main
 from finetune.config import read_recipe
 from finetune.trial import Estimate
 from tests.tiny import make_tiny_base
 
 
 @pytest.fixture
-def plan(
-    home: Path, task_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Any]:
+def plan(task_files: dict[str, Path], finetune: Any) -> Callable[..., Any]:
     def call(task: str, *more: str) -> Any:
-        before = signal.getsignal(signal.SIGTERM)
-        arguments = ["plan", task, "--data", str(task_files[task]), "--home", str(home), "--json"]
-        code = main([*arguments, *more])
-        signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        return code, json.loads(out), err
+        return finetune("plan", task, "--data", str(task_files[task]), *more)
 
     return call
 

@@ -15,7 +15,6 @@ import torch
 
 from adapters.probe import Probe, judge
 from adapters.registry import Registry
-from finetune.__main__ import main
 from finetune.config import packaged_recipes
 from finetune.evaluate import load_adapter
 from finetune.metrics_file import read_metrics
@@ -29,17 +28,12 @@ QUICK = [
 
 
 @pytest.fixture
-def command(home: Path, task_files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command in this process; returns its exit code, JSON answer and messages."""
+def command(task_files: dict[str, Path], finetune: Any) -> Any:
+    """As `finetune`, with a task's examples and a few steps."""
 
     def call(step: str, recipe: str, *more: str, sets: tuple[str, ...] = ()) -> Any:
         settings = [f"data.train={task_files[recipe]}", *QUICK, *sets]
-        options = [part for text in settings for part in ("--set", text)]
-        before = signal.getsignal(signal.SIGTERM)
-        code = main([step, recipe, "--home", str(home), "--json", *options, *more])
-        signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
+        return finetune(step, recipe, *more, sets=settings)
 
     return call
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,8 @@ LONGER = ("training.max_steps=12",)
 """Steps enough to be killed within a trial."""
 
 
-@pytest.fixture(autouse=True)
-def same_handler() -> Iterator[None]:
-    """The command ends the process on SIGTERM; the tests' own does not."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.fixture
-def arguments(home: Path, task_files: dict[str, Path]) -> Callable[..., list[str]]:
+def arguments(task_files: dict[str, Path]) -> Callable[..., list[str]]:
     """A sweep's command line; classify over two learning rates and two ranks."""
 
     def make(*more: str, sets: tuple[str, ...] = (), over: tuple[str, ...] = ()) -> list[str]:
@@ -52,19 +44,18 @@ def arguments(home: Path, task_files: dict[str, Path]) -> Callable[..., list[str
         axes = over or ("training.learning_rate=0.02,0.001", "lora.r=4,8")
         options = [part for text in settings for part in ("--set", text)]
         options += [part for text in axes for part in ("--over", text)]
-        return ["sweep", "classify", "--home", str(home), "--json", *options, *more]
+        return ["sweep", "classify", *options, *more]
 
     return make
 
 
 @pytest.fixture
-def sweep(arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command in this process; returns its exit code, JSON answer and messages."""
+def sweep(arguments: Callable[..., list[str]], finetune: Any) -> Any:
+    """As `finetune`, with that command line."""
 
     def call(*more: str, **parts: Any) -> tuple[int, dict[str, Any], str]:
-        code = main(arguments(*more, **parts))
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, err
+        answered: tuple[int, dict[str, Any], str] = finetune(*arguments(*more, **parts))
+        return answered
 
     return call
 
@@ -79,6 +70,7 @@ def test_a_sweep_killed_with_9_goes_on_and_publishes_the_best_by_validation(
     arguments: Callable[..., list[str]], sweep: Any, home: Path, base: Any
 ) -> None:
     command = [sys.executable, "-m", "finetune", *arguments("--trials", "3", sets=LONGER)]
+    command += ["--home", str(home), "--json"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as child:
