@@ -19,8 +19,13 @@ def find_database(home: Home) -> URL:
     """
     text = home.database_url
     if text is None:
-        return URL.create("sqlite", database=str(home.database))
+        return sqlite_url(home.database)
     return parse_database_url(text)
+
+
+def sqlite_url(file: Path) -> URL:
+    """The address of an SQLite database in a file."""
+    return URL.create("sqlite", database=str(file))
 
 
 def parse_database_url(text: str) -> URL:

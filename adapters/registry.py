@@ -7,7 +7,7 @@ A version's number and folder are given in one transaction.
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, func, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -15,7 +15,7 @@ from adapters.bases import Base
 from adapters.cached import open_store
 from adapters.connect import open_database, reason
 from adapters.database import AdapterRow, AliasRow, BaseRow, CanaryRow, VersionRow
-from adapters.database_url import find_database, shown
+from adapters.database_url import find_database, shown, sqlite_url
 from adapters.errors import BaseNotFound, InvalidName, StoreFailed
 from adapters.fetches import Fetches
 from adapters.garbage import Garbage
@@ -65,8 +65,7 @@ class Registry(Garbage, Trials, Leases, Fetches):
     @classmethod
     def within(cls, home: Home) -> "Registry":
         """The registry that lies in a folder whole, whatever the settings name elsewhere."""
-        url = URL.create("sqlite", database=str(home.database))
-        return cls(home, open_database(url), Store(home.store))
+        return cls(home, open_database(sqlite_url(home.database)), Store(home.store))
 
     # versions
 

@@ -127,13 +127,11 @@ def check_options(options: argparse.Namespace) -> None:
             raise _misplaced(f"--{key.replace('_', '-')}", form, f"it is for: finetune {place}")
     if options.server is not None and not measures:
         raise _misplaced("--server", form, f"it is for: finetune {_MEASURE}")
-    of_training = {
-        "--resume": options.resume, "--executor": options.executor != "local",
-        "--workers": options.workers is not None,
-    }  # fmt: skip
-    for option, given in of_training.items():
-        elsewhere = measures or options.command == "plan"
-        if given and (elsewhere or (options.command == "sweep" and option != "--resume")):
+    of_runs = {"--executor": options.executor != "local", "--workers": options.workers is not None}
+    if options.command != "sweep":  # it goes on by itself
+        of_runs = {"--resume": options.resume, **of_runs}
+    if measures or options.command in ("plan", "sweep"):
+        for option in (name for name, given in of_runs.items() if given):
             raise _misplaced(option, form, "leave it out")
 
 

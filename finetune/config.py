@@ -4,8 +4,10 @@ A recipe is YAML. Every mistake in it is reported at once, each with its dotted 
 value and what to do about it.
 """
 
+import copy
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -190,6 +192,20 @@ def check_recipe(
     if found or recipe is None:
         raise RecipeError(source, found)
     return recipe
+
+
+def with_settings(raw: dict[str, Any], settings: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe with some settings changed.
+
+    Args:
+        raw: the recipe's parsed YAML; it stays as it is.
+
+    Raises:
+        RecipeError: the recipe does not take them.
+    """
+    changed = copy.deepcopy(raw)
+    placed = [place_value(changed, key, value) for key, value in settings.items()]
+    return check_recipe(changed, source, [mistake for mistake in placed if mistake is not None])
 
 
 def packaged_recipes() -> list[str]:

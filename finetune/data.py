@@ -21,6 +21,7 @@ from finetune.chats import Chat
 from finetune.config import Recipe
 from finetune.data_config import Data
 from finetune.examples import Example, examples_of, label_set
+from finetune.files import write_whole
 from finetune.preferences import Preference
 from finetune.reading import Broken, BrokenData, Reading
 from finetune.sources import Source, at_hand, find_files, read_files
@@ -52,6 +53,11 @@ class Row:
     rejected_supervised: list[int] = field(default_factory=list)
     lost: int = 0
     """Tokens of the answers that were cut off."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a preference's longer text, else of the only one."""
+        return max(len(self.ids), len(self.rejected_ids))
 
     def with_rejected(self) -> "Row":
         """Of a preference: the row of the answer that was not preferred."""
@@ -260,9 +266,7 @@ def save_prepared(prepared: Prepared, folder: Path, base: str) -> None:
     about = {k: getattr(prepared, k) for k in ("labels", "sources", "counts")}
     about["base"] = base
     text = json.dumps(about, indent=1, ensure_ascii=False)
-    partial = folder / ".dataset.json.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(folder / "dataset.json")
+    write_whole(folder / "dataset.json", text + "\n")
 
 
 def load_prepared(folder: Path) -> Prepared:

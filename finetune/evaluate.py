@@ -24,6 +24,7 @@ from finetune import metrics
 from finetune.base_model import load_model
 from finetune.config import Recipe
 from finetune.data import Prepared, Row, Split
+from finetune.files import write_whole
 from finetune.live import Live, subject_of, worn
 from finetune.measures import Outcome, measure, of_label
 from finetune.metric_names import LOWER_IS_BETTER, OF_A_LABEL, UNITS
@@ -235,9 +236,8 @@ def save_report(report: dict[str, Any], predictions: list[dict[str, Any]], folde
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for entry in predictions:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    partial = folder / ".report.json.partial"
-    partial.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(folder / "report.json")
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    write_whole(folder / "report.json", text + "\n")
 
 
 def show(report: dict[str, Any], console: Console) -> None:

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finetune.files import write_whole
+
 
 @contextmanager
 def metrics_file(path: Path, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Append to metrics.jsonl, after dropping steps that the checkpoint does not have."""
     kept = [entry for entry in read_metrics(path) if entry["step"] <= step]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(entry) + "\n" for entry in kept))
     with path.open("a") as file:
 
         def write(entry: dict[str, Any]) -> None:

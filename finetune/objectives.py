@@ -106,7 +106,7 @@ class Preferences:
         return both and row.ids != row.rejected_ids  # equal once they were cut
 
     def width(self, row: Row) -> int:
-        return 2 * max(len(row.ids), len(row.rejected_ids))
+        return 2 * row.longest
 
     def tokens(self, row: Row) -> int:
         return len(row.ids) + len(row.rejected_ids)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
+from finetune.files import write_whole
 from finetune.memory import Shape
 
 _CLEARLY_FASTER = 1.25
@@ -42,9 +43,7 @@ def training_dtype(
         return "float32"
     chosen, seconds = faster_dtype(base, device)
     if record is not None and seconds:
-        partial = record.with_name(f".{record.name}.partial")
-        partial.write_text(json.dumps({"dtype": chosen, "layer_s": seconds}) + "\n")
-        partial.replace(record)
+        write_whole(record, json.dumps({"dtype": chosen, "layer_s": seconds}) + "\n")
     return chosen
 
 

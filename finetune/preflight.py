@@ -95,7 +95,7 @@ def check(
         examples={split: sum(row.split == split for row in prepared.rows) for split in SPLITS},
         tokens=sum(map(objective.tokens, train)),
         supervised_tokens=sum(map(objective.spoken, train)),
-        longest=max(map(_length, train), default=0),
+        longest=max((row.longest for row in train), default=0),
         lengths=_histogram(train),
         truncated=sum(row.truncated for row in train),
         lost_tokens=sum(row.lost for row in train),
@@ -137,15 +137,11 @@ def add_estimate(report: Report, estimate: dict[str, Any], memory: int) -> None:
         report.findings = in_order([*report.findings, finding("not_enough_memory", told, 1)])
 
 
-def _length(row: Row) -> int:
-    return max(len(row.ids), len(row.rejected_ids))
-
-
 def _histogram(rows: list[Row]) -> list[tuple[int, int]]:
     """Examples by length, in bars of one width."""
-    longest = max(map(_length, rows), default=0)
+    longest = max((row.longest for row in rows), default=0)
     width = max(-(-longest // _BARS), 1)
-    bars = Counter(max(_length(row) - 1, 0) // width for row in rows)
+    bars = Counter(max(row.longest - 1, 0) // width for row in rows)
     return [((bar + 1) * width, bars[bar]) for bar in range(max(bars, default=-1) + 1)]
 
 

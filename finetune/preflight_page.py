@@ -12,6 +12,7 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from finetune.findings import CODES, Finding
+from finetune.html_page import page
 from finetune.preflight import Report, duration
 
 _SHOWN_LABELS = 8
@@ -105,24 +106,17 @@ def render(report: Report) -> str:
         _bars("Tokens of an example, at most", [(f"{n}", c) for n, c in report.lengths]),
         _bars("Training examples by label", labels),
     ]
-    return page(f"{report.name}: preflight", parts)
+    return _page(report.name, parts)
 
 
 def render_broken(name: str, findings: list[Finding]) -> str:
     """The page of data that could not be read."""
-    return page(f"{name}: preflight", ["<p>The data can't be read.", *_findings(findings)])
+    return _page(name, ["<p>The data can't be read.", *_findings(findings)])
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page of parts that are HTML already."""
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style></head>\n"
-        f"<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
-    )
+def _page(name: str, parts: Iterable[str]) -> str:
+    title = f"{name}: preflight"
+    return page(title, [f"<h1>{escape(title)}</h1>", *parts], _STYLE)
 
 
 def _findings(findings: Sequence[Finding]) -> list[str]:

@@ -17,7 +17,7 @@ from adapters.errors import InvalidInput
 from adapters.prompt import Renderer
 from adapters.registry import Registry
 from finetune.base_model import load_tokenizer
-from finetune.config import Recipe, check_recipe
+from finetune.config import Recipe, with_settings
 from finetune.data import Prepared, Row, prepare
 from finetune.memory import BYTES, Shape, memory_bytes
 from finetune.objectives import Objective, objective_of, usable_rows
@@ -209,7 +209,7 @@ def _rank(recipe: Recipe, spoken: int, sizes: "_Sizes") -> Choice:
 
 
 def _length(rows: list[Row], base: Base) -> Choice:
-    lengths = sorted(max(len(row.ids), len(row.rejected_ids)) for row in rows)
+    lengths = sorted(row.longest for row in rows)
     wanted = lengths[-1]
     if wanted > _WHOLE_UP_TO:
         wanted = lengths[int((1 - _CUT_SHARE) * (len(lengths) - 1))]
@@ -283,11 +283,7 @@ class _Sizes:
 
 def _changed(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
     """The recipe with other values at dotted keys, checked again."""
-    raw = recipe.model_dump(mode="json")
-    for key, value in settings.items():
-        section, _, name = key.rpartition(".")
-        (raw[section] if section else raw)[name] = value
-    return check_recipe(raw)
+    return with_settings(recipe.model_dump(mode="json"), settings, "recipe")
 
 
 def _cut(row: Row, length: int) -> Row:
@@ -297,7 +293,7 @@ def _cut(row: Row, length: int) -> Row:
     lost = len(row.supervised) + len(row.rejected_supervised) - len(kept) - len(rejected)
     return replace(
         row, ids=row.ids[:length], supervised=kept, rejected_ids=row.rejected_ids[:length],
-        rejected_supervised=rejected, truncated=max(len(row.ids), len(row.rejected_ids)) > length,
+        rejected_supervised=rejected, truncated=row.longest > length,
         lost=row.lost + lost,
     )  # fmt: skip
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from finetune.html_page import page
+
 _SHOWN = 10
 _LONGEST = 2000
 """Characters of one text."""
@@ -51,14 +53,7 @@ def render(report: dict[str, Any], predictions: list[dict[str, Any]], settings: 
         *_gate(report), *_metrics(report), *_classes(report), *_examples(report, predictions),
         *_settings(settings),
     ]  # fmt: skip
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{escape(report['name'])}: evaluation</title>\n<style>{_STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
-    )
+    return page(f"{report['name']}: evaluation", parts, _STYLE, images=True)
 
 
 def _gate(report: dict[str, Any]) -> list[str]:

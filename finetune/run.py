@@ -12,7 +12,6 @@
 A step is done when the file or folder that it writes last is there.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from rich.console import Console
 from adapters.bases import Base
 from adapters.digests import digest_file
 from adapters.errors import IncompatibleAdapter, InvalidInput
+from adapters.probe import Probe
 from adapters.prompt import Renderer
 from adapters.registry import Registry, Version
 from finetune import evaluate, preflight, preflight_page, trial
@@ -41,6 +41,7 @@ from finetune.data import (
     source_digests,
 )
 from finetune.executor import LOCAL, Executor
+from finetune.files import held, write_whole
 from finetune.findings import PreflightFailed, broken_findings
 from finetune.live import Live, find_live
 from finetune.memory import memory_bytes
@@ -95,6 +96,7 @@ class Run:
         self.executor = executor
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
         self._model: Any = None
+        self._probe: Probe | None = None
 
     def is_done(self, step: str) -> bool:
         return (self.folder / _MARKS[step]).exists()
@@ -106,15 +108,11 @@ class Run:
         Raises:
             RunBusy: another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunBusy(
-                    f"another process works on the run {self.folder.name}",
-                    hint="wait for it, or change the recipe's name",
-                ) from error
+        busy = RunBusy(
+            f"another process works on the run {self.folder.name}",
+            hint="wait for it, or change the recipe's name",
+        )
+        with held(self.folder, busy):
             (self.folder / "recipe.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
             yield
 
@@ -195,7 +193,7 @@ class Run:
     def train(self) -> None:
         """Train, from the last checkpoint when resuming."""
         self._forget("adapter", "report.json", "published.json", "sweep.json")
-        self._model = None
+        self._model = self._probe = None
         progress = Progress(self.plan.tokens, self.console)
         with stop_on_signals() as stop:
             job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
@@ -232,8 +230,7 @@ class Run:
         if self.recipe.evaluation.compare_live and self._live_moved():
             self.console.print("another version went live since the evaluation, so: again")
             self.evaluate()
-        probe = make_probe(self.adapted_model(), self.prepared, self.plan.dtype)
-        version = publish(self.registry, self._trained(), probe, self.report)
+        version = publish(self.registry, self._trained(), self._recorded_probe(), self.report)
         self.write("published.json", {"version": version.reference, "digest": version.digest})
         lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
         lines += gate_notes(version, self.report.get("gate"))
@@ -271,13 +268,17 @@ class Run:
         return found
 
     def _evaluate_on_server(self, live: Live | None) -> Any:
-        model = self.adapted_model()
-        probe = make_probe(model, self.prepared, self.plan.dtype)
+        probe, model = self._recorded_probe(), self.adapted_model()
         told = evaluate.told_losses(model, self.tokenizer, self.recipe, self.prepared, live)
         model = self._model = None
         free_memory()  # the engine takes what there is
         say = self.console.print
         return evaluate_candidate(self.registry, self._trained(), probe, live, told, say)
+
+    def _recorded_probe(self) -> Probe:
+        if self._probe is None:
+            self._probe = make_probe(self.adapted_model(), self.prepared, self.plan.dtype)
+        return self._probe
 
     def _trained(self) -> Trained:
         return Trained(self.recipe, self.prepared, self.base, self.folder)
@@ -329,9 +330,7 @@ class Run:
 
     def write(self, name: str, value: Any) -> None:
         """Write a file of JSON to the folder, whole or not at all."""
-        partial = self.folder / f".{name}.partial"
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(self.folder / name)
+        write_whole(self.folder / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def gate_notes(version: Version, verdict: dict[str, Any] | None) -> list[str]:

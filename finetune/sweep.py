@@ -9,7 +9,6 @@
 Each trial is an ordinary run below HOME/runs. The same command goes on where a process ended.
 """
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,14 +24,14 @@ from adapters.digests import PREFIX
 from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.manifest import SweepRef
 from adapters.registry import Registry
-from finetune.config import Recipe
+from finetune.config import Recipe, with_settings
 from finetune.data import data_files, source_digests
+from finetune.files import held
 from finetune.findings import PreflightFailed
 from finetune.reading import BrokenData
 from finetune.reporters import check_installed
 from finetune.run import Run, RunBusy, steps_to_run
 from finetune.sweep_config import Sought, aim_of, followed
-from finetune.sweep_space import with_settings
 from finetune.sweep_study import Proposal, Result, Study, Trial
 from finetune.sweep_table import as_json, best, figure_of, shown, table_of, write_csv
 from finetune.sweep_trial import Course, DataChanged, run_trial
@@ -75,15 +74,11 @@ class SweepRun:
         Raises:
             InvalidInput: another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InvalidInput(
-                    f"another process works on the sweep {self.folder.name}",
-                    hint="wait for it, or change sweep.seed for another one",
-                ) from error
+        busy = InvalidInput(
+            f"another process works on the sweep {self.folder.name}",
+            hint="wait for it, or change sweep.seed for another one",
+        )
+        with held(self.folder, busy):
             about = self._sought.recipe.model_dump(mode="json")
             about["sweep"] = self._sought.sweep.model_dump() | {"over": self._sought.space.told()}
             text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)

@@ -78,8 +78,4 @@ def run_sweep(
             f"[dim]this took {(time.monotonic() - started) / 60:.1f} min: {sweep.folder}[/]",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-        return 0, sweep.summary() | {"run": published} | _version(published)
-
-
-def _version(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: summary[key] for key in ("version",) if key in summary}
+        return 0, sweep.summary() | {"run": published, "version": published["version"]}

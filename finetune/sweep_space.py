@@ -5,7 +5,6 @@ lora.r: 8..64                             whole numbers, since the key takes tho
 lora.alpha: [16, 32]                      choices; as a text: 16,32
 """
 
-import copy
 import itertools
 import json
 import math
@@ -19,10 +18,9 @@ from finetune.config import (
     Mistake,
     Recipe,
     RecipeError,
-    check_recipe,
     field_at,
     parse_yaml,
-    place_value,
+    with_settings,
 )
 
 _SECTIONS = ("lora", "training", "prompt")
@@ -135,20 +133,6 @@ class Space:
     def told(self) -> dict[str, str]:
         """What is varied, as people write it."""
         return {key: str(axis) for key, axis in self.axes.items()}
-
-
-def with_settings(raw: dict[str, Any], settings: Mapping[str, Any], source: str) -> Recipe:
-    """A recipe with some settings changed.
-
-    Args:
-        raw: the recipe's parsed YAML; it stays as it is.
-
-    Raises:
-        RecipeError: the recipe does not take them.
-    """
-    changed = copy.deepcopy(raw)
-    placed = [place_value(changed, key, value) for key, value in settings.items()]
-    return check_recipe(changed, source, [mistake for mistake in placed if mistake is not None])
 
 
 def parse_space(

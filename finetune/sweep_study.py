@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
 
+from adapters.database_url import sqlite_url
 from finetune.sweep_space import Space
 
 FULL = 1000
@@ -113,7 +113,7 @@ class Study:
         self, file: Path, space: Space, seed: int, own: dict[str, Any] | None, *, lower: bool
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        url = URL.create("sqlite", database=str(file)).render_as_string()
+        url = sqlite_url(file).render_as_string()
         self._study = optuna.create_study(
             study_name="sweep", storage=url, load_if_exists=True, pruner=Pruner(),
             direction="minimize" if lower else "maximize",

@@ -11,6 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from finetune.files import write_whole
 from finetune.sweep_config import Aim
 from finetune.sweep_study import Trial
 
@@ -66,9 +67,7 @@ def write_csv(path: Path, trials: Sequence[Trial], aim: Aim) -> None:
         settings = [shown(t.settings[key]) for key in keys]
         figures = [t.value, t.low, t.high, t.outcome, round(t.minutes, 3), t.run, t.reason]
         lines.writerow([t.number, *settings, *figures])
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text.getvalue())
 
 
 def as_json(trials: Sequence[Trial]) -> list[dict[str, Any]]:
