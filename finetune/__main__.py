@@ -22,7 +22,7 @@ from rich.text import Text
 from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.registry import Registry
 from finetune import sweep_command
-from finetune.command import prepare_process, tell_error
+from finetune.command import prepare_process, tell_error, without_caches
 from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
 from finetune.findings import PreflightFailed, broken_findings
 from finetune.reading import BrokenData
@@ -260,4 +260,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    without_caches()
     sys.exit(main())

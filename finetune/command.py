@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import sys
 import time
@@ -14,6 +15,8 @@ from adapters.errors import AdapterError
 
 Progress = Callable[[str], None]
 
+_TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+
 
 def prepare_process() -> None:
     """End cleanly on SIGTERM, ask no hub, and let waiting threads sleep."""
@@ -23,6 +26,22 @@ def prepare_process() -> None:
     # shares the cores, spinning made the same work take 3 to 9 times as long; alone it saves
     # little. OpenMP reads this when torch is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def without_caches() -> None:
+    """Start this program again, once, with glibc's caches of small pieces of memory off.
+
+    torch asks for aligned memory, of which glibc cuts a small piece off at the front. While a
+    cache holds that piece, what was freed behind it is too small for a tensor of the same size:
+    a training step then takes far more memory than it has tensors. glibc reads this only when a
+    process begins. What the process starts does not inherit it.
+    """
+    name = "GLIBC_TUNABLES"
+    if os.environ.get(name) == _TUNABLES:
+        del os.environ[name]
+    elif name not in os.environ and platform.libc_ver()[0] == "glibc":
+        os.environ[name] = _TUNABLES
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - as it was started
 
 
 def run_command(

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from finetune.data import Row
+from finetune.projection import project, token_losses
 
 _WORTHWHILE_TOKENS = 96
 """Saved tokens from which a second pass through the layers pays for its overhead."""
@@ -91,12 +91,6 @@ def inner_model(model: Any) -> Any:
     return causal.get_decoder()
 
 
-def project(model: Any, states: Tensor) -> Tensor:
-    """Logits [N, V] in float32 of hidden states [N, H]."""
-    logits: Tensor = model.get_output_embeddings()(states)
-    return logits.float()
-
-
 def projection_is_plain(model: Any, ids: list[int]) -> bool:
     """Whether the model's logits are just `project` of its hidden states.
 
@@ -130,7 +124,5 @@ def supervised_losses(model: Any, rows: list[Row]) -> tuple[Tensor, Tensor]:
             owners.append(number)
     device = done.states.device
     states = done.states.flatten(0, 1)[torch.tensor(places, device=device)]
-    losses = cross_entropy(
-        project(model, states), torch.tensor(targets, device=device), reduction="none"
-    )
+    losses = token_losses(model, states, torch.tensor(targets, device=device))
     return losses, torch.tensor(owners)

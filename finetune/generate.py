@@ -7,7 +7,8 @@ import torch
 
 from adapters.prompt import Renderer
 from finetune.batching import make_batches
-from finetune.forward import inner_model, project, run
+from finetune.forward import inner_model, run
+from finetune.projection import project
 
 _BATCH_TOKENS = 8192
 """Prompts and answers of one batch; their keys and values stay in memory."""

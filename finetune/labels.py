@@ -15,7 +15,8 @@ from torch import Tensor
 
 from adapters.prompt import Renderer
 from finetune.batching import make_batches
-from finetune.forward import inner_model, project, run
+from finetune.forward import inner_model, run
+from finetune.projection import project
 
 _BATCH_TOKENS = 4096
 

@@ -12,6 +12,8 @@ from typing import Self
 
 import torch
 
+from finetune.projection import TOKENS_AT_ONCE
+
 _SHARE = 0.6
 """Of the memory; the rest is for the process itself, the data and other processes."""
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -38,20 +40,22 @@ class Shape:
         intermediate = config.get("intermediate_size") or 4 * hidden
         return cls(layers, hidden, intermediate, config.get("vocab_size", 0))
 
-    def token_bytes(self, dtype: str, spoken: float, *, checkpointing: bool) -> float:
+    def token_bytes(self, dtype: str, *, checkpointing: bool) -> float:
         """Bytes that a token keeps from the forward to the backward pass.
 
-        A layer keeps its input, both norms' inputs and outputs, queries, keys, values and the
-        attention's output, and four of the MLP's width. With checkpointing each keeps its
-        input, and one layer at a time the rest. A supervised token has its logits, their
-        softmax and the gradient of both in float32.
-
-        Args:
-            spoken: share of the tokens that are supervised.
+        A layer keeps its input, both norms' inputs, queries, keys, values, the attention's
+        output, and two of the MLP's width; what norms and activations gave is computed again.
+        With checkpointing each keeps its input, and one layer at a time the rest.
         """
-        layer = 12 * self.hidden + 4 * self.intermediate
+        # keys and values as wide as queries, and what allocations leave unused
+        layer = 12 * self.hidden + 2 * self.intermediate
         kept = self.layers * self.hidden + layer if checkpointing else self.layers * layer
-        return kept * BYTES[dtype] + spoken * 3 * self.vocabulary * 4
+        return kept * BYTES[dtype]
+
+    @property
+    def logits_bytes(self) -> int:
+        """In float32, of the tokens that are projected at once, with a softmax and a copy."""
+        return 3 * TOKENS_AT_ONCE * self.vocabulary * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,6 @@ class Load:
     """Tokens of a batch."""
     longest: int
     """Tokens of the longest example as a batch has it."""
-    spoken: float
-    """Share of the tokens that are supervised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,9 @@ def part(shape: Shape, load: Load, *, dtype: str, weights: int, memory: int) -> 
         weights: bytes of the base.
         memory: bytes of the machine or the device.
     """
-    free = _SHARE * memory - weights
+    free = _SHARE * memory - weights - shape.logits_bytes
     for checkpointing in (False, True):
-        each = shape.token_bytes(dtype, load.spoken, checkpointing=checkpointing)
+        each = shape.token_bytes(dtype, checkpointing=checkpointing)
         fitting = int(free / each)
         if fitting >= max(load.batch, load.longest):
             return Parting(None, checkpointing)

@@ -127,8 +127,7 @@ def _parting(
     found = Parting(None, activation_checkpointing=False)
     if shape is not None and rows:
         objective = objective_of(options)
-        spoken = sum(map(objective.spoken, rows)) / sum(map(objective.tokens, rows))
-        load = Load(options.batch_tokens, max(map(objective.width, rows)), spoken)
+        load = Load(options.batch_tokens, max(map(objective.width, rows)))
         memory = memory_bytes(device)
         each = BYTES[dtype] if options.quantization == "none" else NF4_BYTES
         weights = int(parameters * each)

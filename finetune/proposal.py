@@ -169,14 +169,14 @@ def _choose(
     chosen = [_fixed(recipe, choice, fixed) for choice in chosen]
     value = {choice.name: choice.value for choice in chosen}
     longest, total = _loads([_cut(row, value["training.max_length"]) for row in rows], objective)
-    total, share = total * value["training.epochs"], spoken / sum(map(objective.tokens, rows))
+    total *= value["training.epochs"]
     dtypes = [_precision(base, machine)]
     if dtypes[0].value == "float32":
         smaller = Choice("training.dtype", "bfloat16", "float32 does not fit this memory")
         dtypes.append(smaller)
     for dtype in (_fixed(recipe, dtype, fixed) for dtype in dtypes):
         fixed_bytes = sizes.weights_bytes(base.parameters, dtype.value, value["lora.r"])
-        each = sizes.shape.token_bytes(dtype.value, share, checkpointing=False)
+        each = sizes.shape.token_bytes(dtype.value, checkpointing=False)
         free = _MEMORY_SHARE * machine.memory - fixed_bytes
         batch = _fixed(recipe, _batch(machine.device, total, free / each), fixed)
         if free >= each * max(batch.value, longest):

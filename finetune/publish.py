@@ -19,7 +19,8 @@ from adapters.probe import Probe, ProbeItem
 from adapters.registry import Registry, Version
 from finetune.config import Recipe
 from finetune.data import Prepared, Row, split_digest
-from finetune.forward import inner_model, project, run
+from finetune.forward import inner_model, run
+from finetune.projection import project
 
 _ITEMS, PROBE_TOKENS = 2, 16  # where a version is proved, other streams wait for their passes
 _CANDIDATES = 12

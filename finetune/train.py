@@ -41,6 +41,7 @@ from finetune.options import Training
 from finetune.plan import Job, Plan
 from finetune.progress import Progress
 from finetune.quantization import load_quantized
+from finetune.recomputation import recompute_elementwise
 from finetune.reporters import reporting
 from finetune.validation import Validation
 
@@ -203,6 +204,8 @@ def _new_adapter(job: Job, row: Row) -> Any:
         )
     if plan.activation_checkpointing:
         model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        recompute_elementwise(model)
     return model
 
 

@@ -41,7 +41,9 @@ def test_a_rate_that_spoils_the_first_steps_leaves_no_checkpoint(
     make_job: Callable[..., Job],
 ) -> None:
     options = {"learning_rate": 1.0, "warmup_ratio": 0, "loraplus_lr_ratio": 30}
-    job = make_job(training={"epochs": 10, "checkpoint_every_steps": 2, **options})
+    job = make_job(
+        lora={"r": 4, "alpha": 64}, training={"epochs": 10, "checkpoint_every_steps": 2, **options}
+    )
     with pytest.raises(Diverged, match=r"became nan at step \d.*none was saved before"):
         train(job)
     assert checkpoints(job.folder / "checkpoints") == []
