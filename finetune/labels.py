@@ -4,11 +4,14 @@ The labels' tokens, each with its end of turn, form a trie. At a node with sever
 the model's probabilities of just these children are normalised; a node with one child costs
 nothing. A label's probability is the product along its path, so all of them sum to one.
 Where a label is the beginning of another, the end of turn is what tells them apart.
+
+A prompt and all of the trie go through the model as one sequence, in which each of the trie's
+tokens sees the prompt and its own beginning alone (tree attention, Miao et al. 2024).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +22,8 @@ from finetune.forward import inner_model, run
 from finetune.projection import project
 
 _BATCH_TOKENS = 4096
+_CLOSE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
+"""Largest difference between log-probabilities that two orders of sums make, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +56,95 @@ def label_probabilities(
     model: Any, renderer: Renderer, prompt_ids: Sequence[list[int]], labels: Sequence[str]
 ) -> Tensor:
     """Probability of each label after each prompt, [N, L] in float64; rows sum to one."""
+    if not prompt_ids:
+        return torch.zeros(0, len(labels), dtype=torch.float64)
     completions = [renderer.completion_ids(label) for label in labels]
     nodes = branchings(completions)
+    tree = Tree.of(nodes)
     if len(nodes) == 1:
         logits = _next_logits(model, [[*ids, *nodes[0].prefix] for ids in prompt_ids])
         parted = [[row] for row in logits]
+    elif _sees_what_it_shall(model, prompt_ids[0], nodes, tree):
+        parted = _tree_logits(model, prompt_ids, tree)
     else:
         parted = [_node_logits(model, ids, nodes) for ids in prompt_ids]
     return torch.stack([_walk(rows, nodes, completions) for rows in parted])
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Beginnings of labels as one sequence of tokens, [T]."""
+
+    tokens: list[int]
+    depths: list[int]
+    """Tokens up to each, itself included."""
+    sees: Tensor
+    """[T, T], bool: the tokens on each one's path, itself included."""
+    places: list[int]
+    """The token after which each branching is; -1 stands for the prompt's last."""
+
+    @classmethod
+    def of(cls, nodes: Sequence[Branching]) -> Self:
+        paths = {node.prefix[:n] for node in nodes for n in range(1, len(node.prefix) + 1)}
+        ordered = sorted(paths, key=lambda path: (len(path), path))
+        place = {path: number for number, path in enumerate(ordered)}
+        sees = torch.eye(len(ordered), dtype=torch.bool)
+        for path, number in place.items():  # the shorter ones come first
+            if len(path) > 1:
+                sees[number] |= sees[place[path[:-1]]]
+        return cls(
+            tokens=[path[-1] for path in ordered],
+            depths=[len(path) for path in ordered],
+            sees=sees,
+            places=[place.get(node.prefix, -1) for node in nodes],
+        )
+
+
+def _sees_what_it_shall(
+    model: Any, prompt: list[int], nodes: Sequence[Branching], tree: Tree
+) -> bool:
+    """Whether a mask says all of what the model's layers see, found out on one prompt.
+
+    Layers that pass a state along see the whole sequence, whatever the mask says.
+    """
+    plain = torch.stack(_node_logits(model, prompt, nodes)).log_softmax(-1)
+    (rows,) = _tree_logits(model, [prompt], tree)
+    dtype = model.get_output_embeddings().weight.dtype
+    ours = torch.stack(list(rows)).log_softmax(-1)
+    return float((plain - ours).abs().max()) < _CLOSE.get(dtype, 0.1)
+
+
+def _tree_logits(model: Any, prompt_ids: Sequence[list[int]], tree: Tree) -> list[list[Tensor]]:
+    """Logits [V] at each branching, for each prompt."""
+    found: dict[int, list[Tensor]] = {}
+    lengths = [len(ids) + len(tree.tokens) for ids in prompt_ids]
+    with torch.inference_mode():
+        for batch in make_batches(lengths, _BATCH_TOKENS):
+            logits = _batch_logits(model, [prompt_ids[i] for i in batch], tree)
+            found.update(zip(batch, map(list, logits), strict=True))
+    return [found[i] for i in range(len(prompt_ids))]
+
+
+def _batch_logits(model: Any, prompts: list[list[int]], tree: Tree) -> Tensor:
+    """Logits [B, N, V] at N branchings after each of B prompts."""
+    width, size = max(map(len, prompts)) + len(tree.tokens), len(tree.tokens)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    sees = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(prompts), 1, 1)
+    for row, prompt in enumerate(prompts):
+        start, end = len(prompt), len(prompt) + size
+        ids[row, :end] = torch.tensor([*prompt, *tree.tokens])
+        positions[row, :start] = torch.arange(start)
+        positions[row, start:end] = start - 1 + torch.tensor(tree.depths)
+        sees[row, start:end, start:end] = tree.sees
+    device = model.get_output_embeddings().weight.device
+    output = inner_model(model)(
+        input_ids=ids.to(device), position_ids=positions.to(device),
+        attention_mask=sees[:, None].to(device), use_cache=False,
+    )  # fmt: skip
+    after = torch.tensor([[len(prompt) + place for place in tree.places] for prompt in prompts])
+    rows = torch.arange(len(prompts))[:, None]
+    return project(model, output.last_hidden_state[rows, after])
 
 
 def _walk(

@@ -8,7 +8,7 @@ import torch
 from adapters.bases import Base
 from adapters.prompt import Renderer
 from finetune.base_model import load_model
-from finetune.labels import branchings, label_probabilities
+from finetune.labels import Tree, branchings, label_probabilities
 
 APART = ["positive", "neutral", "very bad"]
 TANGLED = ["card", "card lost", "card lost abroad", "cash", "a", "ab", "top-up by card"]
@@ -49,6 +49,37 @@ def test_probabilities_sum_to_one_and_equal_brute_force(
     torch.testing.assert_close(table.sum(-1), torch.ones(3, dtype=torch.float64))
     for row, prompt in zip(table.tolist(), prompts, strict=True):
         assert row == pytest.approx(brute_force(model, prompt, completions), rel=1e-3, abs=1e-6)
+
+
+def test_a_model_that_sees_more_than_its_mask_says_is_asked_label_by_label(
+    base: Base, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(base.path, "float32", "cpu")
+    inner = model.get_decoder()
+    plain = inner.forward
+
+    def blind(*args: Any, attention_mask: Any = None, **named: Any) -> Any:
+        del attention_mask
+        return plain(*args, **named)
+
+    monkeypatch.setattr(inner, "forward", blind)
+    prompts = [renderer.chat_ids([{"role": "user", "content": text}]) for text in ("a", "lost")]
+    completions = [renderer.completion_ids(label) for label in TANGLED]
+    table = label_probabilities(model, renderer, prompts, TANGLED)
+    for row, prompt in zip(table.tolist(), prompts, strict=True):
+        assert row == pytest.approx(brute_force(model, prompt, completions), rel=1e-3, abs=1e-6)
+
+
+def test_no_prompts_have_no_probabilities(model: Any, renderer: Renderer) -> None:
+    assert label_probabilities(model, renderer, [], TANGLED).shape == (0, len(TANGLED))
+
+
+def test_the_tree_has_each_beginning_once_and_sees_its_own_path() -> None:
+    tree = Tree.of(branchings([[1, 2, 9], [1, 2, 3], [1, 4, 9], [5, 9], [1, 4, 7]]))
+    assert tree.tokens == [1, 2, 4]
+    assert tree.depths == [1, 2, 2]
+    assert tree.sees.tolist() == [[True, False, False], [True, True, False], [True, False, True]]
+    assert tree.places == [-1, 0, 1, 2]
 
 
 def test_labels_with_different_first_tokens_part_once(renderer: Renderer) -> None:
