@@ -80,16 +80,16 @@ def measure(one: Set, report: Report, folder: Path, *, short: bool) -> None:
     base = new_home(folder)
     seconds = 60 * (MINUTES_SHORT if short else MINUTES)
     recipe = _recipe(folder, one, one.name, _our_steps(folder, one, seconds))
-    finetune("train", recipe, folder)
+    peak = finetune("train", recipe, folder)
     finetune("evaluate", recipe, folder)
     (run,) = (folder / "home" / "runs").glob(f"{one.name}-*")
-    ours = Reached(_figures(run, one), ends_of(run))
+    ours = Reached(_figures(run, one), ends_of(run), peak)
     options = {"max_steps": _peer_steps(folder, base, run, seconds), **TRL_OPTIONS}
-    ended, _ = run_peer(base, run, folder / "trl", TRL_EXAMPLES, options)
+    ended, peak = run_peer(base, run, folder / "trl", TRL_EXAMPLES, options)
     shutil.rmtree(run / "adapter")
     shutil.copytree(folder / "trl", run / "adapter")
     finetune("evaluate", recipe, folder)
-    _claim(report, one, ours, Reached(_figures(run, one), ended))
+    _claim(report, one, ours, Reached(_figures(run, one), ended, peak))
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Reached:
     figures: Mapping[str, Any]
     ended: Sequence[float]
     """Seconds at which each step did."""
+    peak_mib: float
 
     def told(self, of: str = "") -> str:
         value, low, high = (self.figures[f"{of}{key}"] for key in ("value", "low", "high"))
@@ -160,5 +161,6 @@ def _claim(report: Report, one: Set, ours: Reached, peer: Reached) -> None:
             "TRL's recipe": peer.told(), "Modiste's recipe": ours.told(),
             "min, TRL": round(peer.minutes, 1), "min, Modiste": round(ours.minutes, 1),
             "steps, TRL": len(peer.ended), "steps, Modiste": len(ours.ended),
+            "peak MiB, TRL": round(peer.peak_mib), "peak MiB, Modiste": round(ours.peak_mib),
         }
     )  # fmt: skip
