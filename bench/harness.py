@@ -68,6 +68,7 @@ class Report:
             "machine": machine(),
             "versions": versions(),
             "commit": commit(),
+            "short": quick(),
             "claims": [asdict(claim) for claim in self.claims],
             "measurements": self.measurements,
         }

@@ -59,7 +59,8 @@ def _benchmark(result: dict[str, Any]) -> str:
         f"## {result['name']}\n",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"{machine['system']}; {versions}; commit {result['commit'][:12]}"
-        f"{' with changes' if result['commit'].endswith('+changes') else ''}.\n",
+        f"{' with changes' if result['commit'].endswith('+changes') else ''}"
+        f"{'; the short form' if result.get('short') else ''}.\n",
         _table(("claim", "bound", "measured", "unit", ""), claims),
     ]
     measurements = result.get("measurements", [])
