@@ -9,7 +9,7 @@ A prompt and all of the trie go through the model as one sequence, in which each
 tokens sees the prompt and its own beginning alone (tree attention, Miao et al. 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,8 +22,10 @@ from finetune.forward import inner_model, run
 from finetune.projection import project
 
 _BATCH_TOKENS = 4096
-_CLOSE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
+_CLOSE = {torch.float32: 1e-3, torch.float16: 2e-2}
 """Largest difference between log-probabilities that two orders of sums make, in nats."""
+_CLOSE_ELSE = 0.1
+"""The same of bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +62,38 @@ def label_probabilities(
         return torch.zeros(0, len(labels), dtype=torch.float64)
     completions = [renderer.completion_ids(label) for label in labels]
     nodes = branchings(completions)
-    tree = Tree.of(nodes)
-    if len(nodes) == 1:
-        logits = _next_logits(model, [[*ids, *nodes[0].prefix] for ids in prompt_ids])
-        parted = [[row] for row in logits]
-    elif _sees_what_it_shall(model, prompt_ids[0], nodes, tree):
-        parted = _tree_logits(model, prompt_ids, tree)
-    else:
-        parted = [_node_logits(model, ids, nodes) for ids in prompt_ids]
+    with torch.inference_mode():
+        parted = _parted_logits(model, prompt_ids, nodes)
     return torch.stack([_walk(rows, nodes, completions) for rows in parted])
+
+
+def _parted_logits(
+    model: Any, prompts: Sequence[list[int]], nodes: Sequence[Branching]
+) -> list[Tensor]:
+    """Logits [nodes, V] for each prompt."""
+    if len(nodes) == 1:
+        rows = [[*ids, *nodes[0].prefix] for ids in prompts]
+        return _in_batches(rows, 0, lambda some: _last_logits(model, some)[:, None])
+    tree = Tree.of(nodes)
+    if _sees_what_it_shall(model, prompts[0], nodes, tree):
+        added = len(tree.tokens)
+        return _in_batches(prompts, added, lambda some: _tree_logits(model, some, tree))
+    return [_node_logits(model, ids, nodes) for ids in prompts]
+
+
+def _in_batches(
+    rows: Sequence[list[int]], added: int, compute: Callable[[list[list[int]]], Tensor]
+) -> list[Tensor]:
+    """What is computed for each row, in batches of rows of like length.
+
+    Args:
+        added: tokens that each row takes besides its own.
+        compute: [B, …] for B rows.
+    """
+    found: dict[int, Tensor] = {}
+    for batch in make_batches([len(row) + added for row in rows], _BATCH_TOKENS):
+        found.update(zip(batch, compute([rows[i] for i in batch]), strict=True))
+    return [found[i] for i in range(len(rows))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +132,13 @@ def _sees_what_it_shall(
 
     Layers that pass a state along see the whole sequence, whatever the mask says.
     """
-    plain = torch.stack(_node_logits(model, prompt, nodes)).log_softmax(-1)
-    (rows,) = _tree_logits(model, [prompt], tree)
+    plain = _node_logits(model, prompt, nodes).log_softmax(-1)
+    ours = _tree_logits(model, [prompt], tree)[0].log_softmax(-1)
     dtype = model.get_output_embeddings().weight.dtype
-    ours = torch.stack(list(rows)).log_softmax(-1)
-    return float((plain - ours).abs().max()) < _CLOSE.get(dtype, 0.1)
+    return float((plain - ours).abs().max()) < _CLOSE.get(dtype, _CLOSE_ELSE)
 
 
-def _tree_logits(model: Any, prompt_ids: Sequence[list[int]], tree: Tree) -> list[list[Tensor]]:
-    """Logits [V] at each branching, for each prompt."""
-    found: dict[int, list[Tensor]] = {}
-    lengths = [len(ids) + len(tree.tokens) for ids in prompt_ids]
-    with torch.inference_mode():
-        for batch in make_batches(lengths, _BATCH_TOKENS):
-            logits = _batch_logits(model, [prompt_ids[i] for i in batch], tree)
-            found.update(zip(batch, map(list, logits), strict=True))
-    return [found[i] for i in range(len(prompt_ids))]
-
-
-def _batch_logits(model: Any, prompts: list[list[int]], tree: Tree) -> Tensor:
+def _tree_logits(model: Any, prompts: list[list[int]], tree: Tree) -> Tensor:
     """Logits [B, N, V] at N branchings after each of B prompts."""
     width, size = max(map(len, prompts)) + len(tree.tokens), len(tree.tokens)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -148,9 +161,9 @@ def _batch_logits(model: Any, prompts: list[list[int]], tree: Tree) -> Tensor:
 
 
 def _walk(
-    logits: Sequence[Tensor], nodes: Sequence[Branching], completions: Sequence[Sequence[int]]
+    logits: Tensor, nodes: Sequence[Branching], completions: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Probabilities of the labels, [L], from the logits [V] at each node."""
+    """Probabilities of the labels, [L], from the logits [nodes, V]."""
     known: dict[tuple[int, ...], dict[int, float]] = {}
     for row, node in zip(logits, nodes, strict=True):
         normalised = torch.log_softmax(row[list(node.children)].double(), -1).tolist()
@@ -162,21 +175,9 @@ def _walk(
     return torch.tensor(totals, dtype=torch.float64).exp()
 
 
-def _node_logits(model: Any, prompt: list[int], nodes: Sequence[Branching]) -> list[Tensor]:
-    """Logits [V] at each node after one prompt, which goes through the model once."""
-    rows = [[*prompt, *node.prefix] for node in nodes]
-    with torch.inference_mode():
-        return list(_last_logits(model, rows))
-
-
-def _next_logits(model: Any, rows: Sequence[list[int]]) -> list[Tensor]:
-    """Logits [V] after each of many sequences."""
-    found: dict[int, Tensor] = {}
-    with torch.inference_mode():
-        for batch in make_batches([len(row) for row in rows], _BATCH_TOKENS):
-            logits = _last_logits(model, [rows[i] for i in batch])
-            found.update(zip(batch, logits, strict=True))
-    return [found[i] for i in range(len(rows))]
+def _node_logits(model: Any, prompt: list[int], nodes: Sequence[Branching]) -> Tensor:
+    """Logits [nodes, V] after one prompt, which goes through the model once."""
+    return _last_logits(model, [[*prompt, *node.prefix] for node in nodes])
 
 
 def _last_logits(model: Any, rows: list[list[int]]) -> Tensor:

@@ -7,8 +7,7 @@ numbers: gradients are equal to the last bit. Products of matrices are never rep
 with activation checkpointing. (Selective recomputation, Korthikanti et al. 2022.)
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,15 +107,10 @@ class _Spared:
     def _whole(self, _: Any, plain: Callable[..., Any], *args: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return plain(*args, **named)
-        with self._keeping():
-            return plain(*args, **named)
-
-    @contextmanager
-    def _keeping(self) -> Iterator[None]:
         now = self._now = Kept()
         try:
             with saved_tensors_hooks(now.pack, _unpack):
-                yield
+                return plain(*args, **named)
         finally:
             now.forget()
             self._now = None
