@@ -164,6 +164,15 @@ def default_prompt(task: Task) -> PromptTemplate:
     return _DEFAULTS[task]
 
 
+def changed_prompt(task: Task, changes: Mapping[Any, str | None]) -> PromptTemplate:
+    """A task's prompt with some parts replaced.
+
+    Raises:
+        pydantic.ValidationError: they are not what a template has.
+    """
+    return PromptTemplate.model_validate({**default_prompt(task).model_dump(), **changes})
+
+
 class Tokenizer(Protocol):
     """What is needed of a transformers fast tokenizer."""
 

@@ -23,8 +23,9 @@ from adapters.errors import AdapterError, InvalidInput, NotFound
 from adapters.registry import Registry
 from finetune import sweep_command
 from finetune.command import prepare_process, tell_error, without_caches
-from finetune.config import Recipe, RecipeError, packaged_recipes, read_recipe
+from finetune.config import Recipe, packaged_recipes, read_recipe
 from finetune.findings import PreflightFailed, broken_findings
+from finetune.mistakes import RecipeError
 from finetune.reading import BrokenData
 
 COMMANDS = ("run", "prepare", "check", "train", "evaluate", "publish", "again", "sweep", "plan")

@@ -8,7 +8,6 @@ import copy
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -25,10 +24,11 @@ from adapters.digests import PREFIX, digest_json
 from adapters.errors import AdapterError, InvalidInput
 from adapters.gate import Gate
 from adapters.names import check_name
-from adapters.prompt import PromptTemplate, Task, default_prompt
-from finetune.data_config import COLUMNS, FORMATS, Data
-from finetune.metric_names import check_pattern, evaluation_problems
-from finetune.options import SELECTABLE, Lora, Training
+from adapters.prompt import PromptTemplate, Task, changed_prompt
+from finetune.data_config import Data
+from finetune.metric_names import check_pattern
+from finetune.mistakes import Mistake, RecipeError, contradictions
+from finetune.options import Lora, Training
 from finetune.options import Part as _Part
 
 
@@ -85,7 +85,7 @@ class Recipe(_Part):
     @property
     def template(self) -> PromptTemplate:
         """The task's prompt with this recipe's changes."""
-        return _template(self.task, self.prompt)
+        return changed_prompt(self.task, self.prompt)
 
     @property
     def kept_columns(self) -> set[str]:
@@ -101,34 +101,6 @@ class Recipe(_Part):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _template(task: Task, changes: Any) -> PromptTemplate:
-    return PromptTemplate.model_validate({**default_prompt(task).model_dump(), **changes})
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One thing wrong with a recipe."""
-
-    key: str
-    value: Any
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        shown = "" if self.value is None else f" = {str(self.value)[:80]!r}"
-        return f"{self.key}{shown}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
-
-
-class RecipeError(InvalidInput):
-    """A recipe with mistakes, all of them."""
-
-    def __init__(self, source: str, mistakes: list[Mistake]) -> None:
-        lines = "".join(f"\n  {mistake}" for mistake in mistakes)
-        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__(f"{source} has {count}:{lines}", param=mistakes[0].key)
-        self.mistakes = mistakes
 
 
 class _Loader(yaml.SafeLoader):
@@ -188,7 +160,7 @@ def check_recipe(
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         found += mistakes_of(error)
-    found += _contradictions(raw)
+    found += contradictions(raw)
     if found or recipe is None:
         raise RecipeError(source, found)
     return recipe
@@ -319,91 +291,3 @@ def _model_in(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return inside[0] if inside else None
-
-
-def _contradictions(raw: dict[str, Any]) -> list[Mistake]:
-    """Mistakes between keys; looks at raw values, since others may be wrong as well."""
-    task = raw.get("task")
-    data = _mapping(raw.get("data"))
-    if task not in FORMATS:
-        return []
-    found = []
-    for key in ("source_lang", "target_lang"):
-        if (data.get(key) is None) == (task == "translate"):
-            problem = "is needed" if task == "translate" else f"is not for the task {task}"
-            remedy = "a BCP 47 tag such as en or fr-CA" if task == "translate" else "leave it out"
-            found.append(Mistake(f"data.{key}", data.get(key), problem, remedy))
-    if task != "classify" and data.get("labels") is not None:
-        found.append(Mistake("data.labels", data["labels"], f"is not for {task}", "leave it out"))
-    chosen, fitting = data.get("format", "auto"), FORMATS[task]
-    if chosen in COLUMNS and chosen not in fitting:
-        remedy = f"use auto or {' or '.join(fitting)}"
-        found.append(Mistake("data.format", chosen, f"does not fit the task {task}", remedy))
-    known = {name for form in fitting for name in COLUMNS[form]}
-    columns = _mapping(data.get("columns"))
-    for name in sorted(set(columns) - known, key=str):
-        remedy = f"columns of {task}: {', '.join(sorted(known))}"
-        found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
-    found += _split_mistakes(data)
-    found += _prompt_mistakes(task, raw.get("prompt"))
-    found += _training_mistakes(task, data, _mapping(raw.get("training")))
-    return found + [Mistake(*problem) for problem in evaluation_problems(task, raw)]
-
-
-def _training_mistakes(task: Task, data: dict[str, Any], training: dict[str, Any]) -> list[Mistake]:
-    found = []
-
-    def add(key: str, problem: str, remedy: str) -> None:
-        found.append(Mistake(f"training.{key}", training.get(key), problem, remedy))
-
-    dpo, best_by = training.get("method") == "dpo", training.get("best_by")
-    if dpo and task != "generate":
-        add("method", f"is not for {task}", "task: generate, with data of the format preference")
-    if dpo and data.get("format", "auto") not in ("auto", "preference"):
-        add("method", f"can't learn from {data['format']}", "data.format: preference")
-    default = Training.model_fields["beta"].default  # a recipe that was written out has it
-    if not dpo and training.get("beta", default) != default:
-        add("beta", "is for method dpo alone", "leave it out")
-    figures = [name for name in SELECTABLE[task] if dpo or name != "reward_accuracy"]
-    if best_by is not None and best_by not in figures:
-        add("best_by", "is not measured here", f"one of {', '.join(figures)}")
-    validated = data.get("validation") is not None or bool(data.get("validation_fraction"))
-    if best_by is not None and not validated:
-        remedy = "give data.validation or data.validation_fraction"
-        add("best_by", "needs examples to choose by", remedy)
-    if training.get("patience") is not None and best_by is None:
-        add("patience", "means nothing without training.best_by", f"one of {', '.join(figures)}")
-    return found
-
-
-def _split_mistakes(data: dict[str, Any]) -> list[Mistake]:
-    found = []
-    if data.get("split_by", "example") != "example":
-        problem = "is for a part of train that is held out"
-        if data.get("test") is not None:
-            found.append(Mistake("data.split_by", data["split_by"], problem, "leave out data.test"))
-        if data.get("holdout_fraction") == 0:
-            remedy = "leave it out, or raise data.holdout_fraction"
-            found.append(Mistake("data.split_by", data["split_by"], problem, remedy))
-    if data.get("validation") is not None and data.get("validation_fraction"):
-        remedy = "leave out one of data.validation and data.validation_fraction"
-        value = data["validation_fraction"]
-        found.append(Mistake("data.validation_fraction", value, "is given twice", remedy))
-    return found
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _prompt_mistakes(task: Task, changes: Any) -> list[Mistake]:
-    if not isinstance(changes, dict) or not set(changes) <= set(PromptTemplate.model_fields):
-        return []  # the field check says so
-    try:
-        _template(task, changes)
-    except ValidationError as error:
-        return [
-            Mistake("prompt", None, item["msg"].removeprefix("Value error, "), "")
-            for item in error.errors(include_url=False)
-        ]
-    return []

@@ -9,16 +9,9 @@ from pydantic import Field, ValidationError
 from adapters.digests import digest_json
 from adapters.gate import Slice
 from adapters.prompt import Task
-from finetune.config import (
-    Mistake,
-    Recipe,
-    RecipeError,
-    apply_overrides,
-    check_recipe,
-    mistakes_of,
-    read_raw,
-)
+from finetune.config import Recipe, apply_overrides, check_recipe, mistakes_of, read_raw
 from finetune.metric_names import LOWER_IS_BETTER, UNITS
+from finetune.mistakes import Mistake, RecipeError
 from finetune.options import Part
 from finetune.sweep_space import Space, parse_space
 

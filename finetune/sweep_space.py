@@ -14,14 +14,8 @@ from typing import Any, Protocol, get_args
 
 import yaml
 
-from finetune.config import (
-    Mistake,
-    Recipe,
-    RecipeError,
-    field_at,
-    parse_yaml,
-    with_settings,
-)
+from finetune.config import Recipe, field_at, parse_yaml, with_settings
+from finetune.mistakes import Mistake, RecipeError
 
 _SECTIONS = ("lora", "training", "prompt")
 _NOT_VARIED = {

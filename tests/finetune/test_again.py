@@ -11,7 +11,7 @@ from adapters.errors import BaseNotFound, InvalidInput
 from adapters.registry import Registry, Version
 from finetune.__main__ import main
 from finetune.again import repeated_recipe
-from finetune.config import RecipeError
+from finetune.mistakes import RecipeError
 from tests.tiny import make_tiny_base
 
 

@@ -7,14 +7,9 @@ from typing import Any
 import pytest
 
 from adapters.errors import InvalidInput
-from finetune.config import (
-    RecipeError,
-    check_recipe,
-    packaged_recipes,
-    parse_yaml,
-    read_recipe,
-)
+from finetune.config import check_recipe, packaged_recipes, parse_yaml, read_recipe
 from finetune.data_config import Data
+from finetune.mistakes import RecipeError
 
 GOOD: dict[str, Any] = {
     "name": "a",

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from adapters.prompt import Renderer
-from finetune.config import RecipeError, check_recipe
+from finetune.config import check_recipe
 from finetune.data import prepare
+from finetune.mistakes import RecipeError
 from finetune.sensitive import find_sensitive, mask, redact
 
 KEY = "AKIA" + "IOSFODNN7EXAMPLE"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.config import RecipeError, read_recipe
+from finetune.config import read_recipe
+from finetune.mistakes import RecipeError
 from finetune.sweep_config import Sought, aim_of, read_sweep
 from finetune.sweep_space import Choices, Range
 

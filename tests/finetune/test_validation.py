@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from adapters.bases import Base
 from finetune.base_model import load_tokenizer
 from finetune.checkpoint import Interrupted, checkpoints, load_checkpoint
-from finetune.config import RecipeError
 from finetune.evaluate import evaluate, load_adapter
 from finetune.metrics_file import read_metrics
+from finetune.mistakes import RecipeError
 from finetune.plan import Job
 from finetune.train import train
 
