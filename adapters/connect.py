@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
 
 from adapters.database import SCHEMA
 from adapters.errors import StoreFailed
@@ -82,6 +83,37 @@ def for_writes(engine: Engine) -> Engine:
         return engine.execution_options(writes=True)
     # not a stricter level: its view would date from before the wait for the lock
     return engine.execution_options(isolation_level="READ COMMITTED", writes=True)
+
+
+class Database:
+    """A database that is open: its transactions."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._reads, self._writes = for_reads(engine), for_writes(engine)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that sees the database as it was at one moment.
+
+        Raises:
+            StoreFailed: the database can't be used.
+        """
+        with told(self._reads), Session(self._reads, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that no other write, of any process, overlaps.
+
+        Raises:
+            StoreFailed: the database can't be used; nothing was written.
+        """
+        with (
+            told(self._writes),
+            Session(self._writes, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
 
 
 @contextmanager

@@ -47,6 +47,11 @@ class Home:
         return self.root / "sweeps"
 
     @property
+    def files(self) -> Path:
+        """Contents of uploaded files, which are used without a `files_url`."""
+        return self.root / "files"
+
+    @property
     def settings(self) -> Path:
         return self.root / "modiste.yaml"
 
@@ -66,8 +71,16 @@ class Home:
         Raises:
             InvalidInput: modiste.yaml can't be read.
         """
-        url = self._setting("store_url")
-        return None if url is None or url == "" else str(url)
+        return self._setting("store_url") or None
+
+    @property
+    def files_url(self) -> str | None:
+        """Where contents of uploaded files lie; None: in the folder `files`.
+
+        Raises:
+            InvalidInput: modiste.yaml can't be read.
+        """
+        return self._setting("files_url") or None
 
     @property
     def store_cache_bytes(self) -> int:

@@ -1,7 +1,5 @@
 """What the registry hands out, and how it reads and writes the database."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from adapters.connect import for_reads, for_writes, told
+from adapters.connect import Database
 from adapters.database import AdapterRow, AliasRow, VersionRow
 from adapters.errors import AdapterNotFound, AliasNotFound, Quarantined, Removed, VersionNotFound
 from adapters.home import Home
@@ -76,22 +74,8 @@ class Records:
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
         self.home = home
         self.store = store
-        self._reads, self._writes = for_reads(database), for_writes(database)
-
-    @contextmanager
-    def _read(self) -> Iterator[Session]:
-        with told(self._reads), Session(self._reads, expire_on_commit=False) as session:
-            yield session
-
-    @contextmanager
-    def _write(self) -> Iterator[Session]:
-        """A transaction that no other write, of any process, overlaps."""
-        with (
-            told(self._writes),
-            Session(self._writes, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            yield session
+        self.database = Database(database)
+        self._read, self._write = self.database.read, self.database.write
 
     def _adapter(self, session: Session, name: str) -> AdapterRow:
         row = session.get(AdapterRow, name)

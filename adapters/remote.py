@@ -45,7 +45,7 @@ class Absent(StoreFailed):
     """The store answers and has no such file."""
 
 
-def check_store_url(url: str) -> str:
+def check_store_url(url: str, param: str = "store_url") -> str:
     """Return a valid URL of a store without its last slash.
 
     Raises:
@@ -55,22 +55,22 @@ def check_store_url(url: str) -> str:
     known = parts.scheme in known_implementations and "::" not in url and url.count("://") == 1
     if not known:
         raise InvalidInput(
-            "store_url is not a URL of a file system that is known",
+            f"{param} is not a URL of a file system that is known",
             hint="write s3://BUCKET/PREFIX or file:///FOLDER, or another one that fsspec knows",
-            param="store_url",
+            param=param,
         )
     rest = url.partition("://")[2]
     secret = re.search(r":[^@]*@", rest) or "?" in rest or "#" in rest
     if secret or (parts.scheme in _OBJECT_STORES & {*_S3, "gs", "gcs"} and re.search("[:@]", rest)):
         raise InvalidInput(
-            "store_url has credentials or options in it", hint=_ENVIRONMENT, param="store_url"
+            f"{param} has credentials or options in it", hint=_ENVIRONMENT, param=param
         )
     local = parts.scheme in ("file", "local")
     if (local and not rest.startswith("/")) or not rest.strip("/"):
         raise InvalidInput(
-            "store_url names no place",
+            f"{param} names no place",
             hint="write s3://BUCKET/PREFIX, or file:///FOLDER with three slashes",
-            param="store_url",
+            param=param,
         )
     return url.rstrip("/")
 

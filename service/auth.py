@@ -1,12 +1,26 @@
-"""From an API key to a caller. Keys are compared as digests, in constant time."""
+"""From an API key to a caller. Keys are compared as digests, in constant time.
 
+Keys come from the settings, all of the project `default`, and from the database, where
+`modiste keys` makes and revokes them while servers run.
+"""
+
+import asyncio
 import hashlib
 import hmac
+import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
 
+from adapters.errors import AdapterError
 from service.errors import Unauthenticated
+from service.keys import DEFAULT_PROJECT, Key
+
+logger = logging.getLogger("modiste.auth")
 
 HINT = "send the header `Authorization: Bearer KEY`"
+REFRESH_S = 1.0
+"""Within so long a key that was made or revoked takes effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,21 +28,47 @@ class Caller:
     """Who asks; `name` tells keys apart in logs without showing them."""
 
     name: str
-    project: str = "default"
+    project: str = DEFAULT_PROJECT
 
 
 ANONYMOUS = Caller("anonymous")
 
 
-class Authenticator:
-    """Knows the accepted keys by their SHA-256."""
+class Made(Protocol):
+    """Where keys that were made are looked up; `service.keys.Keys` is one."""
 
-    def __init__(self, keys: list[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def by_digest(self) -> dict[bytes, Key]: ...
+
+
+class Authenticator:
+    """Knows the accepted keys by their SHA-256.
+
+    Args:
+        keys: of the settings.
+        made: those of the database; read once here, and by `follow`.
+
+    Raises:
+        StoreFailed: the database can't be read.
+    """
+
+    def __init__(self, keys: list[str], made: Made | None = None) -> None:
+        self._fixed = {hashlib.sha256(key.encode()).digest() for key in keys}
+        self._source = made
+        self._made: dict[bytes, Key] = {} if made is None else made.by_digest()
 
     @property
     def asks_for_keys(self) -> bool:
-        return bool(self._digests)
+        """From the first key on that was ever made: revoking the last one opens no door."""
+        return bool(self._fixed or self._made)
+
+    async def follow(self) -> None:
+        """Read the keys of the database again and again; what is known stays while it is away."""
+        while self._source is not None:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                self._made = await asyncio.to_thread(self._source.by_digest)
+            except AdapterError as error:
+                logger.warning("keys are not followed: %s", error)
 
     def caller(self, authorization: str | None) -> Caller:
         """The caller of a request.
@@ -36,14 +76,25 @@ class Authenticator:
         Raises:
             Unauthenticated: keys are on, and the header has none or a wrong one.
         """
-        if not self._digests:
+        if not self.asks_for_keys:
             return ANONYMOUS
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated("no API key was given", hint=HINT, code="missing_api_key")
         given = hashlib.sha256(key.strip().encode()).digest()
         # every key is compared, so the time tells nothing of which one is near
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        if True not in matches:
+        known = [digest for digest in (*self._fixed, *self._made) if _same(given, digest)]
+        if not known:
             raise Unauthenticated("the API key is not valid", hint=HINT)
-        return Caller(f"key-{given.hex()[:8]}")
+        made = self._made.get(known[0])
+        if known[0] in self._fixed or made is None:
+            return Caller(f"key-{given.hex()[:8]}")
+        if not made.works(datetime.now(UTC)):
+            raise Unauthenticated(
+                "the API key has expired or was revoked", hint="ask for another key"
+            )
+        return Caller(made.id, made.project)
+
+
+def _same(given: bytes, known: bytes) -> bool:
+    return hmac.compare_digest(given, known)

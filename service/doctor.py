@@ -27,7 +27,9 @@ from adapters.errors import AdapterError
 from adapters.home import Home
 from adapters.registry import Registry
 from service import launch
+from service.auth import Authenticator
 from service.engine_plugin import on_cpu
+from service.keys import Keys
 from service.settings import SettingsError, load_settings
 
 State = Literal["ok", "warning", "wrong"]
@@ -204,7 +206,8 @@ def _start(home: Home, registry: Registry) -> Iterator[Finding]:
     """What `modiste serve` would say."""
     try:
         settings = load_settings(home, {})
-        found = launch.problems(settings, settings.keys(), registry.base(settings.base))
+        keys = Authenticator(settings.keys(), Keys(registry.database)).asks_for_keys
+        found = launch.problems(settings, registry.base(settings.base), keys=keys)
     except SettingsError as error:
         found = error.problems
     except AdapterError as error:

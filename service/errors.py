@@ -4,7 +4,10 @@
     ├── BadRequest               400     invalid_request_error
     ├── Unauthenticated          401     authentication_error
     ├── ModelNotFound            404     invalid_request_error
+    ├── FileNotFound             404     invalid_request_error
+    ├── UploadNotFound           404     invalid_request_error
     ├── RouteNotFound            404     invalid_request_error
+    ├── InUse                    409     invalid_request_error
     ├── TooLarge                 413     invalid_request_error
     ├── Overloaded               429     rate_limit_error
     ├── EngineFailed             500     server_error
@@ -54,6 +57,18 @@ class Unauthenticated(ServiceError):
 
 class ModelNotFound(ServiceError):
     status, type, default_code = 404, "invalid_request_error", "model_not_found"
+
+
+class FileNotFound(ServiceError):
+    status, type, default_code = 404, "invalid_request_error", "file_not_found"
+
+
+class UploadNotFound(ServiceError):
+    status, type, default_code = 404, "invalid_request_error", "upload_not_found"
+
+
+class InUse(ServiceError):
+    status, type, default_code = 409, "invalid_request_error", "in_use"
 
 
 class RouteNotFound(ServiceError):

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
 from adapters.registry import Registry
+from service.auth import Authenticator
 from service.capacity import Capacity, device_bytes, memory_bytes
 from service.capacity import plan as plan_capacity
 from service.engine_plugin import on_cpu
+from service.keys import Keys
 from service.settings import Settings, SettingsError
 
 INSPECTOR = "service.inspector.Inspector"
@@ -100,8 +102,12 @@ def vllm_environment(settings: Settings) -> dict[str, str]:
     return environment
 
 
-def problems(settings: Settings, keys: Sequence[str], base: Base) -> list[str]:
-    """Everything that forbids a start, each with its remedy."""
+def problems(settings: Settings, base: Base, *, keys: bool) -> list[str]:
+    """Everything that forbids a start, each with its remedy.
+
+    Args:
+        keys: whether callers are asked for one.
+    """
     found = [
         f"the environment has {name}: {why}; unset it"
         for name, why in FORBIDDEN_ENVIRONMENT.items()
@@ -115,8 +121,8 @@ def problems(settings: Settings, keys: Sequence[str], base: Base) -> list[str]:
     public = settings.host not in ("127.0.0.1", "localhost", "::1")
     if public and not keys and not settings.allow_anonymous:
         found.append(
-            f"host {settings.host} is reachable from outside and no API keys are set; "
-            "set api_keys_file, or allow_anonymous if something in front asks for keys"
+            f"host {settings.host} is reachable from outside and there are no API keys; "
+            "make one with `modiste keys create`, or set allow_anonymous if something in front asks for keys"
         )
     if not base.lora:
         found.append(f"base {base.name} can't be served with adapters: {base.lora_reason}")
@@ -163,12 +169,12 @@ def serve(settings: Settings, registry: Registry) -> None:
         AdapterError: no such base model.
     """
     base = registry.base(settings.base)
-    keys = settings.keys()
-    if found := problems(settings, keys, base):
+    authenticator = Authenticator(settings.keys(), Keys(registry.database))
+    if found := problems(settings, base, keys=authenticator.asks_for_keys):
         raise SettingsError(found)
     os.environ.update(vllm_environment(settings))
     _log(settings.log_level)
-    _run(settings, registry, base, keys)
+    _run(settings, registry, base, authenticator)
 
 
 def _log(level: str) -> None:
@@ -181,7 +187,9 @@ def _log(level: str) -> None:
     logger.propagate = False
 
 
-def _run(settings: Settings, registry: Registry, base: Base, keys: list[str]) -> None:
+def _run(
+    settings: Settings, registry: Registry, base: Base, authenticator: Authenticator
+) -> None:
     # imported here: vllm reads the environment when it is imported
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
@@ -190,7 +198,7 @@ def _run(settings: Settings, registry: Registry, base: Base, keys: list[str]) ->
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))
-    plan.set(Plan(settings, registry, base, keys, capacity))
+    plan.set(Plan(settings, registry, base, authenticator, capacity))
     uvloop.run(run_server(args))
 
 

@@ -44,7 +44,7 @@ class Plan:
     settings: Settings
     registry: Registry
     base: Base
-    keys: list[str]
+    authenticator: Authenticator
     capacity: Capacity
 
 
@@ -106,6 +106,7 @@ class ModistePlugin:
             asyncio.create_task(demand.follow(models.caught_up)),
             asyncio.create_task(models.follow(settings.alias_poll_s)),
             asyncio.create_task(residency.leasing.keep(residency.digests)),
+            asyncio.create_task(self._plan.authenticator.follow()),
         )
         state.modiste = Server(
             settings,
@@ -126,7 +127,7 @@ class ModistePlugin:
         self._app.add_middleware(
             Edge,
             table=Table.of([route.path for route in our_routes()]),
-            authenticator=Authenticator(self._plan.keys),
+            authenticator=self._plan.authenticator,
             metrics=metrics,
             bounds=Bounds(
                 Bound(settings.max_body_bytes, "max_body_bytes"),

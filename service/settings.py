@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from adapters.compatibility import RANKS
 from adapters.database_url import parse_database_url
@@ -84,6 +84,11 @@ class Settings(BaseModel):
         description="where versions lie: s3://BUCKET/PREFIX, file:///FOLDER or another fsspec URL; "
         "none: the home's folder store",
     )
+    files_url: str | None = Field(
+        default=None,
+        description="where contents of uploaded files lie, a URL as for store_url; "
+        "none: the home's folder files",
+    )
     store_cache_gib: float = Field(
         default=STORE_CACHE_GIB,
         gt=0,
@@ -92,6 +97,9 @@ class Settings(BaseModel):
     )
     max_body_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="largest request body, bytes"
+    )
+    max_file_bytes: int = Field(
+        default=512 * 2**20, ge=1024, description="largest uploaded file or part of one, bytes"
     )
     max_upload_bytes: int = Field(
         default=2 * 2**30, ge=1024, description="largest tar of an imported version, bytes"
@@ -139,11 +147,11 @@ class Settings(BaseModel):
             raise ValueError("an API key has 16 characters or more")
         return value
 
-    @field_validator("store_url")
+    @field_validator("store_url", "files_url")
     @classmethod
-    def _place_without_secrets(cls, value: str | None) -> str | None:
+    def _place_without_secrets(cls, value: str | None, info: ValidationInfo) -> str | None:
         try:
-            return check_store_url(value) if value else None
+            return check_store_url(value, str(info.field_name)) if value else None
         except AdapterError as error:
             raise ValueError(f"{error.message}; {error.hint}") from None
 

@@ -35,7 +35,7 @@ def base(registry: Registry) -> Base:
 
 
 def test_a_plain_start_has_no_problems(base: Base) -> None:
-    assert launch.problems(Settings(port=free_port()), [], base) == []
+    assert launch.problems(Settings(port=free_port()), base, keys=False) == []
 
 
 @pytest.mark.parametrize("name", sorted(launch.FORBIDDEN_ENVIRONMENT))
@@ -44,7 +44,7 @@ def test_an_environment_that_breaks_the_promise_forbids_the_start(
 ) -> None:
     monkeypatch.setenv(name, "1")
 
-    assert name in launch.problems(Settings(port=free_port()), [], base)[0]
+    assert name in launch.problems(Settings(port=free_port()), base, keys=False)[0]
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_an_environment_that_breaks_the_promise_forbids_the_start(
 def test_an_argument_that_breaks_the_promise_forbids_the_start(base: Base, argument: str) -> None:
     settings = Settings(port=free_port(), vllm_args=[argument])
 
-    assert len(launch.problems(settings, [], base)) == 1
+    assert len(launch.problems(settings, base, keys=False)) == 1
 
 
 def test_a_public_address_needs_keys(base: Base) -> None:
     settings = Settings(host="0.0.0.0", port=free_port())
 
-    assert "API keys" in launch.problems(settings, [], base)[0]
-    assert launch.problems(settings, [KEY], base) == []
+    assert "API keys" in launch.problems(settings, base, keys=False)[0]
+    assert launch.problems(settings, base, keys=True) == []
 
 
 def test_a_port_in_use_and_a_base_without_adapters_are_told_together(base: Base) -> None:
@@ -68,7 +68,7 @@ def test_a_port_in_use_and_a_base_without_adapters_are_told_together(base: Base)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        found = launch.problems(Settings(port=taken.getsockname()[1]), [], plain)
+        found = launch.problems(Settings(port=taken.getsockname()[1]), plain, keys=False)
 
     assert any("vLLM has none for it" in problem for problem in found)
     assert any("--port" in problem for problem in found)
@@ -78,7 +78,7 @@ def test_a_base_that_changed_on_disk_is_not_served(tmp_path: Path) -> None:
     base = add_tiny_base(Registry.open(tmp_path))
     (base.path / "chat_template.jinja").write_text("{{ messages }}")
 
-    assert "chat_template" in launch.problems(Settings(port=free_port()), [], base)[0]
+    assert "chat_template" in launch.problems(Settings(port=free_port()), base, keys=False)[0]
 
 
 def test_the_rank_follows_the_published_versions_that_can_be_served(tmp_path: Path) -> None:

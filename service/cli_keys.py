@@ -1,0 +1,112 @@
+"""`modiste keys`: who may ask this installation's servers."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from adapters.errors import InvalidInput
+from adapters.registry import Registry
+from service.console import AsJson, Home, out
+from service.keys import DEFAULT_PROJECT, Key, Keys
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys and their projects.")
+
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Project = Annotated[str, typer.Option(help="Project: its files, jobs and adapters are its own.")]
+
+
+@keys_app.command("create")
+def create(
+    project: Project = DEFAULT_PROJECT,
+    name: Annotated[str, typer.Option(help="Where it is used, for the list.")] = "",
+    expires: Annotated[
+        str | None, typer.Option(help="Works for so long: 90d, 12h, 30m; default: for ever.")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, this once."""
+    key, secret = _keys(home).create(project, name, None if expires is None else _span(expires))
+    if as_json:
+        print(json.dumps({**_told(key), "key": secret}))
+        return
+    # alone on stdout, so that a script can take it
+    print(secret)
+    typer.echo(f"{key.id} of project {key.project}; the key is not shown again", err=True)
+
+
+@keys_app.command("list")
+def list_keys(
+    project: Annotated[str | None, typer.Option(help="Of this project alone.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """List keys, the oldest first; never the keys themselves."""
+    keys = _keys(home).all(project)
+    if as_json:
+        print(json.dumps([_told(key) for key in keys], indent=1))
+        return
+    if not keys:
+        out.print("no keys; make one with `modiste keys create`")
+        return
+    table = Table("id", "project", "name", "created", "expires", "state")
+    for key in keys:
+        table.add_row(
+            key.id, key.project, Text(key.name), _moment(key.created),
+            "never" if key.expires is None else _moment(key.expires), _state(key),
+        )  # fmt: skip
+    out.print(table)
+
+
+@keys_app.command("revoke")
+def revoke(
+    key: Annotated[str, typer.Argument(help="Its id, as `modiste keys list` shows it.")],
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a key open nothing any more; running servers notice within seconds."""
+    revoked = _keys(home).revoke(key)
+    if as_json:
+        print(json.dumps(_told(revoked)))
+    else:
+        out.print(f"{revoked.id} is revoked")
+
+
+def _keys(home: Any) -> Keys:
+    return Keys(Registry.open(home).database)
+
+
+def _span(text: str) -> timedelta:
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise InvalidInput(
+            f"expires {text[:40]!r} is no span of time",
+            hint="write a number and s, m, h or d: 90d", param="expires",
+        )  # fmt: skip
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _state(key: Key) -> str:
+    if key.revoked is not None:
+        return "revoked"
+    return "works" if key.works(datetime.now(UTC)) else "expired"
+
+
+def _moment(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def _told(key: Key) -> dict[str, Any]:
+    return {
+        "id": key.id, "project": key.project, "name": key.name, "state": _state(key),
+        "created": key.created.isoformat(),
+        "expires": None if key.expires is None else key.expires.isoformat(),
+        "revoked": None if key.revoked is None else key.revoked.isoformat(),
+    }  # fmt: skip

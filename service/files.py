@@ -1,0 +1,252 @@
+"""Files that callers upload and jobs write: what is known of them, and their content.
+
+The database knows a file from the moment that its content is whole in the file store; a
+file that is deleted or has expired is gone at once, its content a moment later. Contents
+lie under their file's id at an fsspec URL, a folder of the home by default.
+"""
+
+import secrets
+import string
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from adapters.connect import Database
+from adapters.digests import digest_file
+from adapters.errors import StoreFailed
+from adapters.home import Home
+from adapters.remote import Remote
+from service.database import FileRow
+from service.errors import BadRequest, FileNotFound, InUse
+
+UPLOADED = ("fine-tune", "batch", "evals", "user_data")
+"""Purposes that a caller may give."""
+WRITTEN = ("fine-tune-results", "batch_output")
+"""Purposes of what jobs and batches write."""
+LEAST_S, MOST_S = 3600, 30 * 24 * 3600
+"""Bounds of `expires_after`."""
+BATCH_EXPIRES = timedelta(seconds=MOST_S)
+"""Files for batches expire without being asked to, as at OpenAI."""
+
+_ALPHABET = string.ascii_letters + string.digits
+
+Uses = Callable[[Session, str], str | None]
+"""Who still needs a file, told in words; None: nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file, without its content."""
+
+    id: str
+    project: str
+    filename: str
+    purpose: str
+    bytes: int
+    digest: str
+    created: datetime
+    expires: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        """OpenAI's `file` object."""
+        return {
+            "id": self.id, "object": "file", "bytes": self.bytes,
+            "created_at": int(self.created.timestamp()),
+            "expires_at": None if self.expires is None else int(self.expires.timestamp()),
+            "filename": self.filename, "purpose": self.purpose, "status": "processed",
+            "status_details": None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a file is to be."""
+
+    project: str
+    filename: str
+    purpose: str
+    expires_after_s: int | None = None
+
+    def expiry(self, now: datetime) -> datetime | None:
+        if self.expires_after_s is not None:
+            return now + timedelta(seconds=self.expires_after_s)
+        return now + BATCH_EXPIRES if self.purpose == "batch" else None
+
+
+class Files:
+    """All files of one installation.
+
+    Args:
+        uses: asked in the transaction that deletes a file.
+
+    Attributes:
+        contents: by id; parts of uploads lie below `parts/`.
+        scratch: a folder on this machine for what comes in.
+    """
+
+    def __init__(self, database: Database, home: Home, uses: Sequence[Uses] = ()) -> None:
+        self._database, self._uses = database, uses
+        url = home.files_url
+        self._local = home.files if url is None else None
+        self.scratch = home.files / ".incoming"
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self.contents = Remote(f"file://{home.files}" if url is None else url)
+
+    def add(self, content: Path, about: About) -> File:
+        """Keep a copy of a content.
+
+        Raises:
+            StoreFailed: nothing was kept.
+        """
+        now = datetime.now(UTC)
+        row = FileRow(
+            id=new_id("file-"), project=about.project, filename=about.filename,
+            purpose=about.purpose, bytes=content.stat().st_size, digest=digest_file(content),
+            created=now, expires=about.expiry(now),
+        )  # fmt: skip
+        self.contents.upload(content, row.id)
+        try:
+            with self._database.write() as session:
+                session.add(row)
+                session.flush()
+                return _file(row)
+        except BaseException:
+            self.contents.remove([row.id])
+            raise
+
+    def find(self, id_: str, project: str, param: str | None = None) -> File:
+        """A project's file.
+
+        Raises:
+            FileNotFound: there is none, it has expired, or it is another project's.
+        """
+        with self._database.read() as session:
+            return _file(_row(session, id_, project, param))
+
+    def page(
+        self, project: str, *, purpose: str | None, after: str | None, limit: int, rising: bool
+    ) -> tuple[list[File], bool]:
+        """Files in the order in which they came, or the last first; and whether more follow.
+
+        Raises:
+            BadRequest: there is no file `after`.
+        """
+        query = select(FileRow).where(FileRow.project == project, _lives())
+        if purpose is not None:
+            query = query.where(FileRow.purpose == purpose)
+        with self._database.read() as session:
+            if after is not None:
+                number = session.scalar(
+                    select(FileRow.number).where(FileRow.id == after, FileRow.project == project)
+                )
+                if number is None:
+                    raise no_such_cursor(after)
+                query = query.where(
+                    FileRow.number > number if rising else FileRow.number < number
+                )
+            order = FileRow.number.asc() if rising else FileRow.number.desc()
+            rows = list(session.scalars(query.order_by(order).limit(limit + 1)))
+        return [_file(row) for row in rows[:limit]], len(rows) > limit
+
+    def delete(self, id_: str, project: str) -> None:
+        """Remove a file.
+
+        Raises:
+            FileNotFound: as `find` says.
+            InUse: a job or batch that has not ended needs it.
+        """
+        with self._database.write() as session:
+            row = _row(session, id_, project, None)
+            for uses in self._uses:
+                if (user := uses(session, id_)) is not None:
+                    raise InUse(
+                        f"file {id_} is used by {user}", param="file_id", code="file_in_use",
+                        hint="cancel that first, or wait for its end",
+                    )  # fmt: skip
+            session.delete(row)
+        self.contents.remove([id_])
+
+    def expire(self) -> int:
+        """Remove what has expired; returns how many files that were.
+
+        Raises:
+            StoreFailed: the rest is left for the next time.
+        """
+        with self._database.write() as session:
+            rows = list(session.scalars(select(FileRow).where(FileRow.expires <= datetime.now(UTC))))
+            gone = [
+                row.id for row in rows if not any(uses(session, row.id) for uses in self._uses)
+            ]
+            for row in rows:
+                if row.id in gone:
+                    session.delete(row)
+        self.contents.remove(gone)
+        return len(gone)
+
+    @contextmanager
+    def content(self, file: File) -> Iterator[Path]:
+        """A file's content on this machine, for as long as the block lasts.
+
+        Raises:
+            StoreFailed: it can't be had, or was altered.
+        """
+        if self._local is not None:
+            place = self._local / file.id
+            if not place.is_file():
+                raise _altered(file)
+            yield place
+            return
+        with TemporaryDirectory(dir=self.scratch) as folder:
+            place = Path(folder) / file.id
+            self.contents.download(file.id, place)
+            if digest_file(place) != file.digest:
+                raise _altered(file)
+            yield place
+
+
+def new_id(prefix: str) -> str:
+    """An id that nobody guesses."""
+    return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(24))
+
+
+def no_such_cursor(after: str) -> BadRequest:
+    return BadRequest(
+        f"after: there is no {after[:80]!r}", param="after",
+        hint="give the last id of the page before, as it was listed",
+    )  # fmt: skip
+
+
+def _lives() -> Any:
+    return or_(FileRow.expires.is_(None), FileRow.expires > datetime.now(UTC))
+
+
+def _row(session: Session, id_: str, project: str, param: str | None) -> FileRow:
+    query = select(FileRow).where(FileRow.id == id_, FileRow.project == project, _lives())
+    row = session.scalar(query)
+    if row is None:
+        raise FileNotFound(
+            f"no file {id_[:80]!r}", param=param or "file_id",
+            hint="GET /v1/files lists this project's files",
+        )  # fmt: skip
+    return row
+
+
+def _file(row: FileRow) -> File:
+    return File(
+        row.id, row.project, row.filename, row.purpose, row.bytes, row.digest, row.created,
+        row.expires,
+    )  # fmt: skip
+
+
+def _altered(file: File) -> StoreFailed:
+    return StoreFailed(
+        f"the content of {file.id} is missing or was altered",
+        hint="upload the file again, and look at the disk or bucket that holds files_url",
+    )

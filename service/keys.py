@@ -1,0 +1,123 @@
+"""API keys and the projects that they belong to.
+
+A key is 32 random characters; the database has its SHA-256 alone, so a copy of it opens
+nothing. (A slow hash is for secrets that people choose; guessing 190 bits is hopeless.)
+"""
+
+import hashlib
+import re
+import secrets
+import string
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import select
+
+from adapters.connect import Database
+from adapters.errors import InvalidInput
+from adapters.names import check_name
+from service.database import KeyRow, ProjectRow
+
+DEFAULT_PROJECT = "default"
+PREFIX = "sk-modiste-"
+_ALPHABET = string.ascii_letters + string.digits
+_RANDOM = 32
+_ID = re.compile(r"key_[A-Za-z0-9]{12}")
+_MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of a key besides itself."""
+
+    id: str
+    project: str
+    name: str
+    created: datetime
+    expires: datetime | None
+    revoked: datetime | None
+
+    def works(self, now: datetime) -> bool:
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+
+class Keys:
+    """The keys in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self, project: str, name: str = "", lasts: timedelta | None = None
+    ) -> tuple[Key, str]:
+        """Make a key; returns it with the secret, which can't be told again.
+
+        Raises:
+            InvalidName: the project's name can't be one.
+            InvalidInput: the key's name is too long, or it would have expired already.
+        """
+        check_name(project, "project")
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise InvalidInput(
+                f"name {name[:80]!r} is not one line of at most {_MAX_NAME} characters",
+                hint="choose a short name that tells where the key is used", param="name",
+            )  # fmt: skip
+        if lasts is not None and lasts <= timedelta(0):
+            raise InvalidInput(
+                "the key would have expired already", hint="give a time above 0", param="expires"
+            )
+        secret = PREFIX + _random(_RANDOM)
+        now = datetime.now(UTC)
+        expires = None if lasts is None else now + lasts
+        row = KeyRow(
+            id=f"key_{_random(12)}", digest=digest(secret), project=project, name=name,
+            created=now, expires=expires, revoked=None,
+        )  # fmt: skip
+        with self._database.write() as session:
+            if session.get(ProjectRow, project) is None:
+                session.add(ProjectRow(name=project, created=now))
+                session.flush()
+            session.add(row)
+        return _key(row), secret
+
+    def all(self, project: str | None = None) -> list[Key]:
+        """The keys of a project, or of all, the oldest first; revoked ones too."""
+        query = select(KeyRow).order_by(KeyRow.created, KeyRow.id)
+        if project is not None:
+            query = query.where(KeyRow.project == project)
+        with self._database.read() as session:
+            return [_key(row) for row in session.scalars(query)]
+
+    def revoke(self, id_: str) -> Key:
+        """Let a key open nothing any more; servers notice within seconds.
+
+        Raises:
+            InvalidInput: there is no such key.
+        """
+        with self._database.write() as session:
+            row = session.get(KeyRow, id_) if _ID.fullmatch(id_) else None
+            if row is None:
+                raise InvalidInput(
+                    f"no key {id_[:80]!r}", hint="`modiste keys list` shows their ids", param="key"
+                )
+            if row.revoked is None:
+                row.revoked = datetime.now(UTC)
+            return _key(row)
+
+    def by_digest(self) -> dict[bytes, Key]:
+        """Every key by the digest of its secret."""
+        with self._database.read() as session:
+            rows = session.scalars(select(KeyRow))
+            return {bytes.fromhex(row.digest): _key(row) for row in rows}
+
+
+def digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def _key(row: KeyRow) -> Key:
+    return Key(row.id, row.project, row.name, row.created, row.expires, row.revoked)

@@ -1,0 +1,331 @@
+"""OpenAI's files and uploads: kept for the caller's project, unseen by others."""
+
+import asyncio
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import ClientDisconnect
+
+from service.children import Children
+from service.errors import BadRequest
+from service.file_checks import check_lines, checked
+from service.files import LEAST_S, MOST_S, UPLOADED, About, Files
+from service.record import current_record
+from service.uploads import MOST_BYTES, PART_BYTES, Uploads
+
+router = APIRouter()
+
+UPLOAD = "/v1/files"
+PART = "/v1/uploads/{upload_id}/parts"
+FORM_BYTES = 2**20
+"""What a form may have around its file."""
+_IN_PROCESS_BYTES = 2**20
+"""Smaller files are checked by the server itself: a process would take longer to start."""
+_EXPIRES = re.compile(r"expires_after\[(\w+)\]")
+_MAX_FILENAME = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Cabinet:
+    """What the routes of files need, as part of `app.state.modiste`."""
+
+    files: Files
+    uploads: Uploads
+    most_bytes: int
+
+
+@router.post(UPLOAD)
+async def create_file(raw_request: Request) -> JSONResponse:
+    """Keep a file: multipart with `file`, `purpose` and maybe `expires_after`."""
+    cabinet = _cabinet(raw_request)
+    async with _form(raw_request, {"file", "purpose"}, "file") as form:
+        content = _content(form, "file")
+        about = About(
+            _project(), _filename(content.filename), _purpose(form.get("purpose")), _expiry(form)
+        )
+        look = checked(about.filename, about.purpose)
+        async with _on_disk(content, cabinet) as place:
+            if look:
+                await _check(raw_request, place, about.purpose)
+            file = await asyncio.to_thread(cabinet.files.add, place, about)
+    return JSONResponse(file.to_json())
+
+
+class Page(BaseModel):
+    """Which part of a list."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: str | None = Field(default=None, max_length=200)
+    limit: int = Field(default=10_000, ge=1, le=10_000)
+    order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = Field(default=None, max_length=64)
+
+
+@router.get(UPLOAD)
+async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JSONResponse:
+    """The project's files, the last first."""
+    files, more = await asyncio.to_thread(
+        _cabinet(raw_request).files.page, _project(), purpose=page.purpose, after=page.after,
+        limit=page.limit, rising=page.order == "asc",
+    )  # fmt: skip
+    return JSONResponse(listing([file.to_json() for file in files], more=more))
+
+
+def listing(objects: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
+    """OpenAI's `list` object."""
+    ids = [one["id"] for one in objects] or [None]
+    return {
+        "object": "list", "data": objects, "has_more": more,
+        "first_id": ids[0], "last_id": ids[-1],
+    }  # fmt: skip
+
+
+@router.get("/v1/files/{file_id}")
+async def retrieve_file(file_id: str, raw_request: Request) -> JSONResponse:
+    """What is known of a file."""
+    file = await asyncio.to_thread(_cabinet(raw_request).files.find, file_id, _project())
+    return JSONResponse(file.to_json())
+
+
+@router.delete("/v1/files/{file_id}")
+async def delete_file(file_id: str, raw_request: Request) -> JSONResponse:
+    """Remove a file, unless a job or batch that has not ended needs it."""
+    await asyncio.to_thread(_cabinet(raw_request).files.delete, file_id, _project())
+    return JSONResponse({"id": file_id, "object": "file", "deleted": True})
+
+
+@router.get("/v1/files/{file_id}/content")
+async def file_content(file_id: str, raw_request: Request) -> FileResponse:
+    """A file's bytes, as they were uploaded or written."""
+    files = _cabinet(raw_request).files
+    file = await asyncio.to_thread(files.find, file_id, _project())
+    with ExitStack() as stack:
+        place = await asyncio.to_thread(stack.enter_context, files.content(file))
+        if (record := current_record()) is not None:
+            record.on_end.append(stack.pop_all().close)
+        return FileResponse(
+            place, media_type="application/octet-stream", filename=file.filename,
+            stat_result=await asyncio.to_thread(place.stat),
+        )  # fmt: skip
+
+
+class NewUpload(BaseModel):
+    """A file that will come in parts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class ExpiresAfter(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        anchor: Literal["created_at"]
+        seconds: int = Field(ge=LEAST_S, le=MOST_S)
+
+    bytes: int = Field(ge=1, le=MOST_BYTES)
+    filename: str = Field(min_length=1, max_length=_MAX_FILENAME)
+    mime_type: str = Field(max_length=200)
+    purpose: str
+    expires_after: ExpiresAfter | None = None
+
+
+@router.post("/v1/uploads")
+async def create_upload(request: NewUpload, raw_request: Request) -> JSONResponse:
+    """Begin a file in parts; it must be completed within an hour."""
+    seconds = None if request.expires_after is None else request.expires_after.seconds
+    about = About(_project(), _filename(request.filename), _purpose(request.purpose), seconds)
+    checked(about.filename, about.purpose)
+    uploads = _cabinet(raw_request).uploads
+    upload = await asyncio.to_thread(uploads.create, about, request.bytes)
+    return JSONResponse(upload.to_json())
+
+
+@router.post(PART)
+async def add_part(upload_id: str, raw_request: Request) -> JSONResponse:
+    """Send a part: multipart with `data`, 64 MiB at most."""
+    cabinet = _cabinet(raw_request)
+    async with (
+        _form(raw_request, {"data"}, "data") as form,
+        _on_disk(_content(form, "data"), cabinet) as place,
+    ):
+        part = await asyncio.to_thread(cabinet.uploads.add_part, upload_id, _project(), place)
+    return JSONResponse(part)
+
+
+class Completion(BaseModel):
+    """The parts in their order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    part_ids: list[str] = Field(min_length=1, max_length=10_000)
+    md5: str | None = Field(default=None, pattern="^[0-9a-fA-F]{32}$")
+
+
+@router.post("/v1/uploads/{upload_id}/complete")
+async def complete_upload(
+    upload_id: str, request: Completion, raw_request: Request
+) -> JSONResponse:
+    """Make the file of its parts."""
+    cabinet, loop = _cabinet(raw_request), asyncio.get_running_loop()
+
+    def check(place: Path, about: About) -> None:
+        if request.md5 is not None:
+            _check_md5(place, request.md5)
+        if checked(about.filename, about.purpose):
+            work = _check(raw_request, place, about.purpose)
+            asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    upload = await asyncio.to_thread(
+        cabinet.uploads.complete, upload_id, _project(), request.part_ids, check
+    )
+    return JSONResponse(upload.to_json())
+
+
+@router.post("/v1/uploads/{upload_id}/cancel")
+async def cancel_upload(upload_id: str, raw_request: Request) -> JSONResponse:
+    """End an upload without a file."""
+    uploads = _cabinet(raw_request).uploads
+    upload = await asyncio.to_thread(uploads.cancel, upload_id, _project())
+    return JSONResponse(upload.to_json())
+
+
+def _cabinet(raw_request: Request) -> Cabinet:
+    cabinet: Cabinet = raw_request.app.state.modiste.cabinet
+    return cabinet
+
+
+def _project() -> str:
+    record = current_record()
+    if record is None:
+        raise RuntimeError("no request is being answered")
+    return record.project
+
+
+@asynccontextmanager
+async def _form(raw_request: Request, known: set[str], file: str) -> AsyncIterator[FormData]:
+    """The parsed multipart body; its file waits on the disk."""
+    kind = raw_request.headers.get("content-type", "")
+    if not kind.startswith("multipart/form-data"):
+        raise BadRequest(
+            f"the body is {kind[:60] or 'of no type'}, not multipart/form-data",
+            hint=f"send a form with {file}", param=file,
+        )  # fmt: skip
+    try:
+        async with raw_request.form(max_files=1, max_fields=8) as form:
+            for name in form:
+                if name not in known and not (file == "file" and _EXPIRES.fullmatch(name)):
+                    raise BadRequest(
+                        f"{name[:60]}: unknown field", param=name[:60],
+                        hint=f"known are {', '.join(sorted(known))}",
+                    )  # fmt: skip
+            yield form
+    except ClientDisconnect:
+        raise BadRequest("the upload was cut off", hint="send it again", param=file) from None
+
+
+def _content(form: FormData, name: str) -> UploadFile:
+    content = form.get(name)
+    if not isinstance(content, UploadFile):
+        raise BadRequest(
+            f"{name} is missing" if content is None else f"{name} is no file",
+            param=name, code="missing_field" if content is None else None,
+            hint=f"send the content as a form's file under the name {name}",
+        )  # fmt: skip
+    return content
+
+
+@asynccontextmanager
+async def _on_disk(content: UploadFile, cabinet: Cabinet) -> AsyncIterator[Path]:
+    """The content as a file of its own, not too long and not empty."""
+    size = content.size or 0
+    if size == 0:
+        raise BadRequest("the file is empty", param="file", hint="send its content")
+    if size > cabinet.most_bytes:
+        raise BadRequest(
+            f"the file has {size} bytes, more than {cabinet.most_bytes}", param="file",
+            hint="send it in parts by /v1/uploads, or raise max_file_bytes", code="file_too_large",
+        )  # fmt: skip
+    with TemporaryDirectory(dir=cabinet.files.scratch) as folder:
+        place = Path(folder) / "content"
+        await asyncio.to_thread(_copy, content, place)
+        yield place
+
+
+def _copy(content: UploadFile, place: Path) -> None:
+    content.file.seek(0)
+    with place.open("wb") as file:
+        shutil.copyfileobj(content.file, file, 2**20)
+
+
+async def _check(raw_request: Request, place: Path, purpose: str) -> None:
+    if place.stat().st_size <= _IN_PROCESS_BYTES:
+        await asyncio.to_thread(check_lines, place, purpose)
+        return
+    children: Children = raw_request.app.state.modiste.children
+    await children.run("service.file_checks", str(place), purpose)
+
+
+def _check_md5(place: Path, said: str) -> None:
+    import hashlib
+
+    with place.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != said.lower():
+        raise BadRequest(
+            f"md5: the parts together have {found}", param="md5",
+            hint="a part was altered on its way, or their order is another: send them again",
+        )  # fmt: skip
+
+
+def _purpose(given: Any) -> str:
+    if given is None:
+        raise BadRequest(
+            "purpose is missing", param="purpose", code="missing_field",
+            hint=f"give one of {', '.join(UPLOADED)}",
+        )  # fmt: skip
+    if given not in UPLOADED:
+        raise BadRequest(
+            f"purpose: {str(given)[:60]!r} is not served", param="purpose",
+            hint=f"give one of {', '.join(UPLOADED)}",
+        )  # fmt: skip
+    return str(given)
+
+
+def _filename(given: str | None) -> str:
+    """A name to show; it never becomes a path."""
+    name = (given or "").replace("\\", "/").rsplit("/", 1)[-1].strip()
+    if not name or len(name) > _MAX_FILENAME or not name.isprintable():
+        raise BadRequest(
+            f"filename: {name[:80]!r} is no name of a file", param="filename",
+            hint=f"give one line of 1 to {_MAX_FILENAME} characters",
+        )  # fmt: skip
+    return name
+
+
+def _expiry(form: FormData) -> int | None:
+    """Seconds of `expires_after[anchor]` and `expires_after[seconds]`."""
+    given = {found[1]: form[name] for name in form if (found := _EXPIRES.fullmatch(name))}
+    if not given:
+        return None
+    seconds = str(given.get("seconds", ""))
+    whole = seconds.isascii() and seconds.isdecimal() and len(seconds) < 10
+    if given.get("anchor") != "created_at" or not whole or set(given) != {"anchor", "seconds"}:
+        raise BadRequest(
+            "expires_after needs anchor, which is created_at, and seconds",
+            param="expires_after", hint="send expires_after[anchor] and expires_after[seconds]",
+        )  # fmt: skip
+    if not LEAST_S <= int(seconds) <= MOST_S:
+        raise BadRequest(
+            f"expires_after.seconds: {seconds[:20]} is not between {LEAST_S} and {MOST_S}",
+            param="expires_after.seconds", hint="choose one hour to 30 days",
+        )  # fmt: skip
+    return int(seconds)
