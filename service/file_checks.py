@@ -18,6 +18,7 @@ LINES = frozenset({"fine-tune", "batch", "evals"})
 TABLES = frozenset({".csv", ".tsv", ".parquet", ".json", ".po", ".mo", ".tmx"})
 """Endings of other data that a fine-tuning job reads."""
 MAX_BATCH_BYTES = 200 * 2**20
+_FORMS = "see the forms of examples in docs/reference.md"
 _MAX_LINE = 16 * 2**20
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
@@ -52,7 +53,7 @@ def check_lines(path: Path, purpose: str) -> int:
     for number, value in _objects(path):
         count += 1
         if purpose == "fine-tune" and (problem := _chat_problem(value)) is not None:
-            raise _refused(f"line {number}: {problem}", "see docs/data.md for the forms of examples")
+            raise _refused(f"line {number}: {problem}", _FORMS)
     if count == 0:
         raise _refused("the file has no lines", "write one JSON object a line")
     return count
@@ -93,13 +94,11 @@ def _chat_problem(value: dict[str, Any]) -> str | None:
     if not isinstance(messages, list) or not messages:
         return "messages is no list with messages"
     for place, message in enumerate(messages):
-        if not isinstance(message, dict):
-            return f"messages[{place}] is no object"
-        if message.get("role") not in _ROLES:
-            return f"messages[{place}].role is {str(message.get('role'))[:40]!r}"
-    if not any(message["role"] == "assistant" for message in messages):
-        return "no message of the assistant, so nothing to learn"
-    return None
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in _ROLES:
+            return f"messages[{place}] has no role that is known but {str(role)[:40]!r}"
+    learned = any(message["role"] == "assistant" for message in messages)
+    return None if learned else "no message of the assistant, so nothing to learn"
 
 
 def _refused(problem: str, remedy: str) -> BadRequest:

@@ -148,9 +148,7 @@ class Files:
                 )
                 if number is None:
                     raise no_such_cursor(after)
-                query = query.where(
-                    FileRow.number > number if rising else FileRow.number < number
-                )
+                query = query.where(FileRow.number > number if rising else FileRow.number < number)
             order = FileRow.number.asc() if rising else FileRow.number.desc()
             rows = list(session.scalars(query.order_by(order).limit(limit + 1)))
         return [_file(row) for row in rows[:limit]], len(rows) > limit
@@ -180,10 +178,9 @@ class Files:
             StoreFailed: the rest is left for the next time.
         """
         with self._database.write() as session:
-            rows = list(session.scalars(select(FileRow).where(FileRow.expires <= datetime.now(UTC))))
-            gone = [
-                row.id for row in rows if not any(uses(session, row.id) for uses in self._uses)
-            ]
+            late = select(FileRow).where(FileRow.expires <= datetime.now(UTC))
+            rows = list(session.scalars(late))
+            gone = [row.id for row in rows if not any(uses(session, row.id) for uses in self._uses)]
             for row in rows:
                 if row.id in gone:
                     session.delete(row)

@@ -122,7 +122,8 @@ def problems(settings: Settings, base: Base, *, keys: bool) -> list[str]:
     if public and not keys and not settings.allow_anonymous:
         found.append(
             f"host {settings.host} is reachable from outside and there are no API keys; "
-            "make one with `modiste keys create`, or set allow_anonymous if something in front asks for keys"
+            "make one with `modiste keys create`, or set allow_anonymous if something in front "
+            "asks for keys"
         )
     if not base.lora:
         found.append(f"base {base.name} can't be served with adapters: {base.lora_reason}")
@@ -187,9 +188,7 @@ def _log(level: str) -> None:
     logger.propagate = False
 
 
-def _run(
-    settings: Settings, registry: Registry, base: Base, authenticator: Authenticator
-) -> None:
+def _run(settings: Settings, registry: Registry, base: Base, authenticator: Authenticator) -> None:
     # imported here: vllm reads the environment when it is imported
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server

@@ -20,20 +20,23 @@ from adapters.bases import Base
 from adapters.registry import Registry
 from service import errors
 from service.auth import Authenticator
+from service.bounds import body_bounds
 from service.capacity import Capacity
 from service.children import Children
 from service.demand import Demand
 from service.engine import Engine, MeteredClient, engine_errors
-from service.middleware import Bound, Bounds, Edge, Table
+from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
 from service.residency import Limits, Residency
-from service.routes import adapters, health, openai, tasks, transfers
+from service.routes import adapters, files, health, openai, tasks, transfers
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
 from service.trials import Observer
 
-ROUTERS = (openai.router, tasks.router, transfers.router, adapters.router, health.router)
+ROUTERS = (
+    openai.router, tasks.router, files.router, transfers.router, adapters.router, health.router,
+)  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
 
@@ -63,6 +66,7 @@ class Server:
     residency: Residency
     metrics: Metrics
     children: Children
+    cabinet: files.Cabinet
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -99,6 +103,7 @@ class ModistePlugin:
             engine, self._plan.registry, state.openai_serving_models, self._limits(), metrics
         )
         models = Models(self._plan.registry, residency, self._plan.base)
+        cabinet = files.Cabinet.open(self._plan.registry, settings.max_file_bytes)
         observer = Observer(self._plan.registry, residency.leasing.server, models, metrics)
         demand = Demand(self._plan.registry, residency, metrics)
         background = (
@@ -107,6 +112,7 @@ class ModistePlugin:
             asyncio.create_task(models.follow(settings.alias_poll_s)),
             asyncio.create_task(residency.leasing.keep(residency.digests)),
             asyncio.create_task(self._plan.authenticator.follow()),
+            asyncio.create_task(cabinet.keep_expiring()),
         )
         state.modiste = Server(
             settings,
@@ -116,6 +122,7 @@ class ModistePlugin:
             residency,
             metrics,
             Children(),
+            cabinet,
             background,
         )
         _meter_handlers(state, engine.client)
@@ -129,10 +136,7 @@ class ModistePlugin:
             table=Table.of([route.path for route in our_routes()]),
             authenticator=self._plan.authenticator,
             metrics=metrics,
-            bounds=Bounds(
-                Bound(settings.max_body_bytes, "max_body_bytes"),
-                {transfers.UPLOAD: Bound(settings.max_upload_bytes, "max_upload_bytes")},
-            ),
+            bounds=body_bounds(settings),
             watchers=[observer.observe],
         )
 

@@ -1,6 +1,8 @@
 """OpenAI's files and uploads: kept for the caller's project, unseen by others."""
 
 import asyncio
+import hashlib
+import logging
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -8,7 +10,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
@@ -16,12 +18,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
+from adapters.errors import AdapterError
+from adapters.registry import Registry
 from service.children import Children
 from service.errors import BadRequest
 from service.file_checks import check_lines, checked
 from service.files import LEAST_S, MOST_S, UPLOADED, About, Files
 from service.record import current_record
-from service.uploads import MOST_BYTES, PART_BYTES, Uploads
+from service.uploads import MOST_BYTES, Uploads
+
+logger = logging.getLogger("modiste.files")
 
 router = APIRouter()
 
@@ -33,6 +39,7 @@ _IN_PROCESS_BYTES = 2**20
 """Smaller files are checked by the server itself: a process would take longer to start."""
 _EXPIRES = re.compile(r"expires_after\[(\w+)\]")
 _MAX_FILENAME = 255
+_EXPIRE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,23 @@ class Cabinet:
     files: Files
     uploads: Uploads
     most_bytes: int
+    """Of one file that is uploaded whole."""
+
+    @classmethod
+    def open(cls, registry: Registry, most_bytes: int) -> Self:
+        """The files of an installation."""
+        files = Files(registry.database, registry.home)
+        return cls(files, Uploads(registry.database, files), most_bytes)
+
+    async def keep_expiring(self) -> None:
+        """Remove what has expired, again and again."""
+        while True:
+            for expire in (self.uploads.expire, self.files.expire):
+                try:
+                    await asyncio.to_thread(expire)
+                except AdapterError as error:
+                    logger.warning("what has expired is removed later: %s", error)
+            await asyncio.sleep(_EXPIRE_EVERY_S)
 
 
 @router.post(UPLOAD)
@@ -267,7 +291,8 @@ def _copy(content: UploadFile, place: Path) -> None:
 
 
 async def _check(raw_request: Request, place: Path, purpose: str) -> None:
-    if place.stat().st_size <= _IN_PROCESS_BYTES:
+    size = (await asyncio.to_thread(place.stat)).st_size
+    if size <= _IN_PROCESS_BYTES:
         await asyncio.to_thread(check_lines, place, purpose)
         return
     children: Children = raw_request.app.state.modiste.children
@@ -275,8 +300,6 @@ async def _check(raw_request: Request, place: Path, purpose: str) -> None:
 
 
 def _check_md5(place: Path, said: str) -> None:
-    import hashlib
-
     with place.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != said.lower():

@@ -1,0 +1,165 @@
+"""Keys: made once, kept as digests, revoked for ever."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from adapters.errors import AdapterError, InvalidInput, StoreFailed
+from adapters.registry import Registry
+from service.auth import Authenticator
+from service.cli import app
+from service.errors import Unauthenticated
+from service.keys import PREFIX, Key, Keys
+
+
+@pytest.fixture
+def registry(tmp_path: Path, database: str) -> Registry:
+    return Registry.open(tmp_path)
+
+
+@pytest.fixture
+def keys(registry: Registry) -> Keys:
+    return Keys(registry.database)
+
+
+def caller(keys: Keys, secret: str) -> Any:
+    return Authenticator([], keys).caller(f"Bearer {secret}")
+
+
+def test_a_key_opens_its_project_and_is_kept_nowhere(keys: Keys, registry: Registry) -> None:
+    key, secret = keys.create("team", "a notebook")
+    assert secret.startswith(PREFIX)
+    assert len(secret) == len(PREFIX) + 32
+    assert (caller(keys, secret).name, caller(keys, secret).project) == (key.id, "team")
+    with registry.database.read() as session:
+        rows = session.execute(text("select * from api_keys")).all()
+    assert secret not in repr(rows)
+    assert secret[len(PREFIX) :] not in repr(rows)
+
+
+def test_two_keys_of_a_project_are_told_apart(keys: Keys) -> None:
+    (one, first), (two, second) = keys.create("team"), keys.create("team")
+    assert first != second
+    assert [key.id for key in keys.all("team")] == [one.id, two.id]
+    assert keys.all("other") == []
+
+
+def test_a_revoked_key_opens_nothing_and_no_door_is_left_open(keys: Keys) -> None:
+    key, secret = keys.create("team")
+    keys.revoke(key.id)
+    for given in (secret, "anything-else-at-all"):
+        with pytest.raises(Unauthenticated):
+            caller(keys, given)
+    first = keys.revoke(key.id).revoked  # again
+    assert first == keys.all()[0].revoked
+
+
+def test_a_key_expires(keys: Keys) -> None:
+    key, secret = keys.create("team", lasts=timedelta(days=1))
+    assert caller(keys, secret).project == "team"
+    assert not key.works(datetime.now(UTC) + timedelta(days=2))
+    _, gone = keys.create("team", lasts=timedelta(microseconds=1))
+    with pytest.raises(Unauthenticated, match="expired"):
+        caller(keys, gone)
+
+
+@pytest.mark.parametrize(
+    ("project", "name", "lasts", "message"),
+    [
+        ("Team", "", None, "project 'Team'"),
+        ("../x", "", None, "not a valid name"),
+        ("team", "x" * 65, None, "name"),
+        ("team", "two\nlines", None, "one line"),
+        ("team", "", timedelta(0), "expired already"),
+    ],
+)
+def test_a_key_that_makes_no_sense_is_refused(
+    keys: Keys, project: str, name: str, lasts: timedelta | None, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        keys.create(project, name, lasts)
+    assert keys.all() == []
+
+
+@pytest.mark.parametrize("unknown", ["key_000000000000", "", "key_'; drop table api_keys"])
+def test_an_unknown_key_can_not_be_revoked(keys: Keys, unknown: str) -> None:
+    with pytest.raises(InvalidInput, match="no key"):
+        keys.revoke(unknown)
+
+
+def test_keys_of_the_settings_and_of_the_database_work_side_by_side(keys: Keys) -> None:
+    fixed = "a-key-of-sixteen-characters"
+    _, secret = keys.create("team")
+    authenticator = Authenticator([fixed], keys)
+    assert authenticator.caller(f"Bearer {fixed}").project == "default"
+    assert authenticator.caller(f"Bearer {secret}").project == "team"
+
+
+class Source:
+    """A database that is away at the second look."""
+
+    def __init__(self, known: dict[bytes, Key]) -> None:
+        self.known, self.asked = known, 0
+
+    def by_digest(self) -> dict[bytes, Key]:
+        self.asked += 1
+        if self.asked == 2:
+            raise StoreFailed("gone")
+        return self.known
+
+
+def test_keys_made_later_are_noticed_and_stay_known_while_the_database_is_away(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.auth.REFRESH_S", 0.01)
+    _, first = keys.create("team")
+    source = Source(keys.by_digest())
+    authenticator = Authenticator([], source)
+
+    async def follow_until(looks: int) -> None:
+        following = asyncio.create_task(authenticator.follow())
+        while source.asked < looks:
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - the source is asked in a thread
+        following.cancel()
+
+    asyncio.run(follow_until(2))
+    assert authenticator.caller(f"Bearer {first}").project == "team"
+    _, later = keys.create("other")
+    source.known = keys.by_digest()
+    asyncio.run(follow_until(5))
+    assert authenticator.caller(f"Bearer {later}").project == "other"
+
+
+class TestTheCommand:
+    def run(self, home: Path, *arguments: str) -> Any:
+        return CliRunner().invoke(app, ["keys", *arguments, "--home", str(home)])
+
+    def test_a_key_is_alone_on_stdout_and_listed_without_itself(self, tmp_path: Path) -> None:
+        made = self.run(tmp_path, "create", "--project", "team", "--name", "ci", "--expires", "90d")
+        secret = made.stdout.strip()
+        assert made.exit_code == 0
+        assert caller(Keys(Registry.open(tmp_path).database), secret).project == "team"
+        listed = self.run(tmp_path, "list", "--json")
+        (one,) = json.loads(listed.stdout)
+        assert (one["project"], one["name"], one["state"]) == ("team", "ci", "works")
+        assert secret not in listed.stdout
+        assert "team" in self.run(tmp_path, "list").stdout
+        revoked = self.run(tmp_path, "revoke", one["id"])
+        assert "revoked" in revoked.stdout
+        (after,) = json.loads(self.run(tmp_path, "list", "--json").stdout)
+        assert after["state"] == "revoked"
+
+    def test_an_empty_list_says_what_to_do(self, tmp_path: Path) -> None:
+        assert "modiste keys create" in self.run(tmp_path, "list").stdout
+
+    @pytest.mark.parametrize("span", ["90", "d", "1w", "-1d", "0d"])
+    def test_a_span_that_is_none_is_refused(self, tmp_path: Path, span: str) -> None:
+        done = self.run(tmp_path, "create", f"--expires={span}")
+        assert done.exit_code == 2 or isinstance(done.exception, AdapterError)
+        assert Keys(Registry.open(tmp_path).database).all() == []
