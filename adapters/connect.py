@@ -89,6 +89,7 @@ class Database:
     """A database that is open: its transactions."""
 
     def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self._reads, self._writes = for_reads(engine), for_writes(engine)
 
     @contextmanager

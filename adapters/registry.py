@@ -74,7 +74,7 @@ class Registry(Garbage, Trials, Leases, Fetches):
 
         Raises:
             UnsafeFile, IncompatibleAdapter: the content can't be served.
-            InvalidName: the name belongs to an adapter of another task.
+            InvalidName: the name belongs to an adapter of another task or project.
             StoreFailed: nothing was published.
         """
         with self.store.staged(folder, draft) as staged:
@@ -88,7 +88,7 @@ class Registry(Garbage, Trials, Leases, Fetches):
     def _published(self, staged: Staged) -> Version | None:
         """The ready version of equal content, before anything is sent elsewhere."""
         with self._read() as session:
-            _check_task(session.get(AdapterRow, staged.draft.name), staged.draft)
+            _check_same(session.get(AdapterRow, staged.draft.name), staged.draft)
             row = _row_of(session, staged)
         return self._version(row) if row is not None and row.state == READY else None
 
@@ -119,7 +119,7 @@ class Registry(Garbage, Trials, Leases, Fetches):
                 AdapterRow(name=draft.name, project=draft.project, task=draft.task, created=now)
             )
             session.flush()
-        _check_task(adapter, draft)
+        _check_same(adapter, draft)
 
     def adapters(self) -> list[AdapterRecord]:
         with self._read() as session:
@@ -137,6 +137,15 @@ class Registry(Garbage, Trials, Leases, Fetches):
                 )
                 for row in session.scalars(select(AdapterRow).order_by(AdapterRow.name))
             ]  # fmt: skip
+
+    def project(self, name: str) -> str:
+        """The project that an adapter is of, for ever.
+
+        Raises:
+            AdapterNotFound: there is no such adapter.
+        """
+        with self._read() as session:
+            return self._adapter(session, name).project
 
     def versions(self, name: str) -> list[Version]:
         """All versions of an adapter, oldest first.
@@ -272,7 +281,14 @@ def _row_of(session: Session, staged: Staged) -> VersionRow | None:
     )
 
 
-def _check_task(adapter: AdapterRow | None, draft: Draft) -> None:
+def _check_same(adapter: AdapterRow | None, draft: Draft) -> None:
+    """An adapter is of one project and for one task, all its versions."""
+    if adapter is not None and adapter.project != draft.project:
+        raise InvalidName(
+            f"the name {draft.name!r} is taken",
+            hint="publish under another name, or with the project that the adapter has",
+            param="name",
+        )
     if adapter is not None and adapter.task != draft.task:
         raise InvalidName(
             f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",

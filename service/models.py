@@ -85,6 +85,7 @@ class Models:
         self._canaries: dict[Key, tuple[Version, Canary]] = {}
         self._failed: dict[tuple[str, str], str] = {}
         self._known: dict[str, Version] = {}
+        self._projects: dict[str, str] = {}
         self._revision = self._stamp = -1
         self._retry_at = inf
         self._following = asyncio.Lock()
@@ -100,8 +101,8 @@ class Models:
         return self.caught_up.is_set()
 
     def live(self) -> dict[tuple[str, str], Version]:
-        """Aliases in effect: (adapter, alias) to version."""
-        return dict(self._live)
+        """Aliases in effect that the caller may see: (adapter, alias) to version."""
+        return {key: v for key, v in self._live.items() if _own(v.manifest.project)}
 
     def trials(self) -> list[tuple[Key, datetime]]:
         """Canaries in effect, and since when."""
@@ -161,6 +162,7 @@ class Models:
             raise ModelNotFound(
                 f"the model {reference[:120]!r} does not exist", param="model", hint=error.hint
             ) from error
+        await self.check_own(parsed.name, reference)
         if parsed.alias is not None:
             key = (parsed.name, parsed.alias)
             if key in self._live:
@@ -179,6 +181,22 @@ class Models:
         check_ready(version)
         return version
 
+    async def check_own(self, name: str, reference: str) -> None:
+        """Let pass what the caller's project has.
+
+        Raises:
+            ModelNotFound: there is no such adapter, or it is another project's.
+        """
+        try:
+            project = self._projects.get(name)
+            if project is None:
+                project = await asyncio.to_thread(self._registry.project, name)
+                self._projects[name] = project
+        except NotFound as error:
+            raise _missing(reference) from error
+        if not _own(project):
+            raise _missing(reference)
+
     async def look_up(self, reference: str) -> Version | None:
         """The version that a name stands for, without loading it; None for no such."""
         try:
@@ -190,10 +208,7 @@ class Models:
         try:
             return await asyncio.to_thread(self._registry.find, reference)
         except NotFound as error:
-            raise ModelNotFound(
-                f"the model {reference!r} does not exist: {error.message}",
-                param="model", hint="GET /v1/models lists the models",
-            ) from error  # fmt: skip
+            raise _missing(reference, f": {error.message}") from error
 
     def _split(self, key: tuple[str, str]) -> Version:
         """The version that an alias points at, or for a share of the requests its canary."""
@@ -214,7 +229,7 @@ class Models:
         found: tuple[str, str] | None = None
         for key, version in self._live.items():
             manifest = version.manifest
-            if key[1] != PRODUCTION or manifest.task != task:
+            if key[1] != PRODUCTION or manifest.task != task or not _own(manifest.project):
                 continue
             pair = manifest.languages
             if target is not None and (len(pair) != 2 or not same_language(pair[1], target)):
@@ -316,6 +331,19 @@ class Models:
             return
         self._canaries[key] = version, canary
         logger.info("%s@%s gives %g %% to %s", name, alias, canary.percent, version.reference)
+
+
+def _own(project: str) -> bool:
+    """Whether a project is the caller's; what is no request sees all."""
+    record = current_record()
+    return record is None or project == record.project
+
+
+def _missing(reference: str, why: str = "") -> ModelNotFound:
+    return ModelNotFound(
+        f"the model {reference[:120]!r} does not exist{why}", param="model",
+        hint="GET /v1/models lists the models",
+    )  # fmt: skip
 
 
 def draw(key: Key, sticky: str) -> float:

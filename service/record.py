@@ -57,3 +57,11 @@ def current_record() -> Record | None:
 def set_record(record: Record) -> None:
     """For the life of the current task and those that it starts."""
     _current.set(record)
+
+
+def current_project() -> str:
+    """The caller's project. Raises RuntimeError outside of a request."""
+    record = current_record()
+    if record is None:
+        raise RuntimeError("no request is being answered")
+    return record.project

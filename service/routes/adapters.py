@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,9 +16,20 @@ from adapters.registry import AdapterRecord, Version
 from adapters.rules import Rule
 from adapters.trials import Trial
 from service.errors import BadRequest
-from service.record import current_record
+from service.record import current_project, current_record
+
+
+async def own_adapter(raw_request: Request, name: str) -> None:
+    """Let pass what the caller's project has.
+
+    Raises:
+        ModelNotFound: there is no such adapter, or it is another project's.
+    """
+    await raw_request.app.state.modiste.models.check_own(name, name)
+
 
 router = APIRouter()
+named = APIRouter(dependencies=[Depends(own_adapter)])
 
 
 class _Body(BaseModel):
@@ -112,12 +123,13 @@ def describe_trial(trial: Trial) -> dict[str, Any]:
 
 @router.get("/v1/adapters")
 async def list_adapters(raw_request: Request) -> JSONResponse:
-    """All adapters with their aliases."""
+    """The project's adapters with their aliases."""
     records = await asyncio.to_thread(raw_request.app.state.modiste.registry.adapters)
-    return JSONResponse({"object": "list", "data": [_adapter(record) for record in records]})
+    own = [_adapter(record) for record in records if record.project == current_project()]
+    return JSONResponse({"object": "list", "data": own})
 
 
-@router.get("/v1/adapters/{name}")
+@named.get("/v1/adapters/{name}")
 async def show_adapter(name: str, raw_request: Request) -> JSONResponse:
     """One adapter with its versions."""
     state = raw_request.app.state.modiste
@@ -135,7 +147,7 @@ async def show_adapter(name: str, raw_request: Request) -> JSONResponse:
     )  # fmt: skip
 
 
-@router.get("/v1/adapters/{name}/versions/{version}")
+@named.get("/v1/adapters/{name}/versions/{version}")
 async def show_version(name: str, version: int, raw_request: Request) -> JSONResponse:
     """One version: its whole manifest, its state, and the reason when it is not served."""
     state = raw_request.app.state.modiste
@@ -149,7 +161,7 @@ async def show_version(name: str, version: int, raw_request: Request) -> JSONRes
     return JSONResponse({**describe(found), "manifest": manifest, "here": here})
 
 
-@router.post("/v1/adapters/{name}/versions/{version}/verify")
+@named.post("/v1/adapters/{name}/versions/{version}/verify")
 async def verify(name: str, version: int, raw_request: Request) -> JSONResponse:
     """Check every file of a version against its digest, now."""
     registry = raw_request.app.state.modiste.registry
@@ -157,7 +169,7 @@ async def verify(name: str, version: int, raw_request: Request) -> JSONResponse:
     return JSONResponse({**describe(found), "verified": True})
 
 
-@router.post("/v1/adapters/{name}/versions/{version}/unload")
+@named.post("/v1/adapters/{name}/versions/{version}/unload")
 async def unload(name: str, version: int, raw_request: Request) -> JSONResponse:
     """Free a version's place here once its requests have ended; the next one loads it again."""
     state = raw_request.app.state.modiste
@@ -166,7 +178,7 @@ async def unload(name: str, version: int, raw_request: Request) -> JSONResponse:
     return JSONResponse({**describe(found), "was_loaded": was_loaded})
 
 
-@router.get("/v1/adapters/{name}/history")
+@named.get("/v1/adapters/{name}/history")
 async def history(name: str, raw_request: Request) -> JSONResponse:
     """Every move of the adapter's aliases, oldest first."""
     moves = await asyncio.to_thread(raw_request.app.state.modiste.registry.alias_history, name)
@@ -182,7 +194,7 @@ async def history(name: str, raw_request: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/v1/adapters/{name}/diff")
+@named.get("/v1/adapters/{name}/diff")
 async def diff(
     name: str,
     raw_request: Request,
@@ -201,7 +213,7 @@ async def diff(
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.post("/v1/adapters/{name}/promote")
+@named.post("/v1/adapters/{name}/promote")
 async def promote(name: str, promotion: Promotion, raw_request: Request) -> JSONResponse:
     """Move an alias; answers once this server loaded and proved the version and serves it."""
     check_alias(promotion.alias)
@@ -216,7 +228,7 @@ async def promote(name: str, promotion: Promotion, raw_request: Request) -> JSON
     return await _in_effect(state, version, promotion.alias)
 
 
-@router.post("/v1/adapters/{name}/rollback")
+@named.post("/v1/adapters/{name}/rollback")
 async def rollback(name: str, request: Rollback, raw_request: Request) -> JSONResponse:
     """Move an alias back to the version before; answers once this server serves it."""
     state = raw_request.app.state.modiste
@@ -228,7 +240,7 @@ async def rollback(name: str, request: Rollback, raw_request: Request) -> JSONRe
     return await _in_effect(state, version, request.alias)
 
 
-@router.post("/v1/adapters/{name}/canary")
+@named.post("/v1/adapters/{name}/canary")
 async def start_canary(name: str, start: CanaryStart, raw_request: Request) -> JSONResponse:
     """Give a version a share of an alias's requests; answers once this server does so."""
     check_alias(start.alias)
@@ -243,7 +255,7 @@ async def start_canary(name: str, start: CanaryStart, raw_request: Request) -> J
     return JSONResponse({**describe(version), "percent": start.percent})
 
 
-@router.post("/v1/adapters/{name}/canary/end")
+@named.post("/v1/adapters/{name}/canary/end")
 async def end_canary(name: str, end: CanaryEnd, raw_request: Request) -> JSONResponse:
     """End an alias's canary: by promotion of its version, or by giving its share back."""
     state = raw_request.app.state.modiste
@@ -254,7 +266,7 @@ async def end_canary(name: str, end: CanaryEnd, raw_request: Request) -> JSONRes
     return await _in_effect(state, version, end.alias)
 
 
-@router.post("/v1/adapters/{name}/feedback")
+@named.post("/v1/adapters/{name}/feedback")
 async def feedback(name: str, opinion: Feedback, raw_request: Request) -> JSONResponse:
     """Keep a score of an answer; a second one for the same answer replaces it."""
     await asyncio.to_thread(
@@ -291,3 +303,6 @@ async def _in_effect(state: Any, version: Version, alias: str) -> JSONResponse:
     if failure is not None:
         raise BadRequest(failure, param="version", code="not_served")
     return JSONResponse(describe(version))
+
+
+router.include_router(named)

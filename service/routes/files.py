@@ -24,7 +24,7 @@ from service.children import Children
 from service.errors import BadRequest
 from service.file_checks import check_lines, checked
 from service.files import LEAST_S, MOST_S, UPLOADED, About, Files
-from service.record import current_record
+from service.record import current_project, current_record
 from service.uploads import MOST_BYTES, Uploads
 
 logger = logging.getLogger("modiste.files")
@@ -75,7 +75,10 @@ async def create_file(raw_request: Request) -> JSONResponse:
     async with _form(raw_request, {"file", "purpose"}, "file") as form:
         content = _content(form, "file")
         about = About(
-            _project(), _filename(content.filename), _purpose(form.get("purpose")), _expiry(form)
+            current_project(),
+            _filename(content.filename),
+            _purpose(form.get("purpose")),
+            _expiry(form),
         )
         look = checked(about.filename, about.purpose)
         async with _on_disk(content, cabinet) as place:
@@ -100,7 +103,7 @@ class Page(BaseModel):
 async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JSONResponse:
     """The project's files, the last first."""
     files, more = await asyncio.to_thread(
-        _cabinet(raw_request).files.page, _project(), purpose=page.purpose, after=page.after,
+        _cabinet(raw_request).files.page, current_project(), purpose=page.purpose, after=page.after,
         limit=page.limit, rising=page.order == "asc",
     )  # fmt: skip
     return JSONResponse(listing([file.to_json() for file in files], more=more))
@@ -118,14 +121,14 @@ def listing(objects: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
 @router.get("/v1/files/{file_id}")
 async def retrieve_file(file_id: str, raw_request: Request) -> JSONResponse:
     """What is known of a file."""
-    file = await asyncio.to_thread(_cabinet(raw_request).files.find, file_id, _project())
+    file = await asyncio.to_thread(_cabinet(raw_request).files.find, file_id, current_project())
     return JSONResponse(file.to_json())
 
 
 @router.delete("/v1/files/{file_id}")
 async def delete_file(file_id: str, raw_request: Request) -> JSONResponse:
     """Remove a file, unless a job or batch that has not ended needs it."""
-    await asyncio.to_thread(_cabinet(raw_request).files.delete, file_id, _project())
+    await asyncio.to_thread(_cabinet(raw_request).files.delete, file_id, current_project())
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
 
@@ -133,7 +136,7 @@ async def delete_file(file_id: str, raw_request: Request) -> JSONResponse:
 async def file_content(file_id: str, raw_request: Request) -> FileResponse:
     """A file's bytes, as they were uploaded or written."""
     files = _cabinet(raw_request).files
-    file = await asyncio.to_thread(files.find, file_id, _project())
+    file = await asyncio.to_thread(files.find, file_id, current_project())
     with ExitStack() as stack:
         place = await asyncio.to_thread(stack.enter_context, files.content(file))
         if (record := current_record()) is not None:
@@ -166,7 +169,9 @@ class NewUpload(BaseModel):
 async def create_upload(request: NewUpload, raw_request: Request) -> JSONResponse:
     """Begin a file in parts; it must be completed within an hour."""
     seconds = None if request.expires_after is None else request.expires_after.seconds
-    about = About(_project(), _filename(request.filename), _purpose(request.purpose), seconds)
+    about = About(
+        current_project(), _filename(request.filename), _purpose(request.purpose), seconds
+    )
     checked(about.filename, about.purpose)
     uploads = _cabinet(raw_request).uploads
     upload = await asyncio.to_thread(uploads.create, about, request.bytes)
@@ -181,7 +186,9 @@ async def add_part(upload_id: str, raw_request: Request) -> JSONResponse:
         _form(raw_request, {"data"}, "data") as form,
         _on_disk(_content(form, "data"), cabinet) as place,
     ):
-        part = await asyncio.to_thread(cabinet.uploads.add_part, upload_id, _project(), place)
+        part = await asyncio.to_thread(
+            cabinet.uploads.add_part, upload_id, current_project(), place
+        )
     return JSONResponse(part)
 
 
@@ -209,7 +216,7 @@ async def complete_upload(
             asyncio.run_coroutine_threadsafe(work, loop).result()
 
     upload = await asyncio.to_thread(
-        cabinet.uploads.complete, upload_id, _project(), request.part_ids, check
+        cabinet.uploads.complete, upload_id, current_project(), request.part_ids, check
     )
     return JSONResponse(upload.to_json())
 
@@ -218,20 +225,13 @@ async def complete_upload(
 async def cancel_upload(upload_id: str, raw_request: Request) -> JSONResponse:
     """End an upload without a file."""
     uploads = _cabinet(raw_request).uploads
-    upload = await asyncio.to_thread(uploads.cancel, upload_id, _project())
+    upload = await asyncio.to_thread(uploads.cancel, upload_id, current_project())
     return JSONResponse(upload.to_json())
 
 
 def _cabinet(raw_request: Request) -> Cabinet:
     cabinet: Cabinet = raw_request.app.state.modiste.cabinet
     return cabinet
-
-
-def _project() -> str:
-    record = current_record()
-    if record is None:
-        raise RuntimeError("no request is being answered")
-    return record.project
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
@@ -17,15 +17,15 @@ from adapters.store import MANIFEST
 from adapters.transfer import export, import_own
 from service.children import Children
 from service.errors import BadRequest
-from service.record import current_record
-from service.routes.adapters import describe
+from service.record import current_project, current_record
+from service.routes.adapters import describe, own_adapter
 
 UPLOAD = "/v1/adapters/import"
 
 router = APIRouter()
 
 
-@router.get("/v1/adapters/{name}/versions/{version}/export")
+@router.get("/v1/adapters/{name}/versions/{version}/export", dependencies=[Depends(own_adapter)])
 async def export_version(name: str, version: int, raw_request: Request) -> FileResponse:
     """A whole version as a tar, verified first; equal versions give equal bytes."""
     registry: Registry = raw_request.app.state.modiste.registry
@@ -70,6 +70,7 @@ async def import_version(raw_request: Request, about: Annotated[About, Query()])
     """
     registry: Registry = raw_request.app.state.modiste.registry
     children: Children = raw_request.app.state.modiste.children
+    about = _of_the_caller(about)
     with registry.store.scratch() as folder:
         place = folder / "upload.tar"
         with registry.store.writing(), place.open("wb") as file:
@@ -86,6 +87,17 @@ async def import_version(raw_request: Request, about: Annotated[About, Query()])
             version = await _publish_foreign(registry, children, unpacked, about)
     warnings = await asyncio.to_thread(registry.misfits, version)
     return JSONResponse({**describe(version), "warnings": warnings}, status_code=201)
+
+
+def _of_the_caller(about: About) -> About:
+    """What is published is the caller's project's, whatever an export says."""
+    own = current_project()
+    if about.project not in (None, own):
+        raise BadRequest(
+            f"project: {about.project!r} is not yours", param="project",
+            hint=f"leave it out; your key is of project {own}", code="wrong_project",
+        )  # fmt: skip
+    return about.model_copy(update={"project": own})
 
 
 def _publish_export(registry: Registry, folder: Path, about: About) -> Version:
@@ -138,8 +150,10 @@ class Merge(BaseModel):
 async def merge(request: Merge, raw_request: Request) -> JSONResponse:
     """Make one version of several; answers once a child process has published it."""
     registry: Registry = raw_request.app.state.modiste.registry
+    models = raw_request.app.state.modiste.models
     for parent in request.parents:
-        await asyncio.to_thread(registry.find, parent)  # a reference, and no option
+        version = await asyncio.to_thread(registry.find, parent)  # a reference, and no option
+        await models.check_own(version.name, parent)
     made = await raw_request.app.state.modiste.children.run(
         "finetune.merge", *request.parents, *request.options(), f"--home={registry.home.root}"
     )

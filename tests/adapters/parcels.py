@@ -87,5 +87,5 @@ def registry_with(folder: Path, versions: int, *, failed: int | None = None) -> 
 
 def execute(registry: Registry, statement: str) -> None:
     """Change the database behind the registry's back."""
-    with registry._writes.begin() as connection:
-        connection.execute(text(statement))
+    with registry.database.write() as session:
+        session.execute(text(statement))

@@ -130,23 +130,18 @@ def test_every_connection_has_its_limits_also_after_a_failed_transaction(
 ) -> None:
     registry = registry_with(tmp_path, 1)
     with pytest.raises(StoreFailed):
-        execute_told(registry, "SELECT 1 / 0")
+        execute(registry, "SELECT 1 / 0")
 
     for name, value in (
         ("lock_timeout", "30s"), ("statement_timeout", "40s"),
         ("idle_in_transaction_session_timeout", "1min"),
     ):  # fmt: skip
-        with registry._read() as session:
+        with registry.database.read() as session:
             assert session.connection().exec_driver_sql(f"SHOW {name}").scalar() == value
 
 
-def execute_told(registry: Registry, statement: str) -> None:
-    with connect.told(registry._writes):
-        execute(registry, statement)
-
-
 def test_a_read_sees_one_moment(registry: Registry) -> None:
-    with registry._read() as session:
+    with registry.database.read() as session:
         first = registry._moves(session, "x")
         Registry.open(registry.home.root).promote("x@2")
         again = registry._moves(session, "x")
@@ -169,7 +164,7 @@ def test_times_are_utc_wherever_the_database_is(
         "MODISTE_DATABASE_URL", f"{postgres.ready()}&options=-c%20timezone%3DAsia%2FTokyo"
     )
     registry = registry_with(tmp_path, 1)
-    with registry._read() as session:
+    with registry.database.read() as session:
         assert session.connection().exec_driver_sql("SHOW timezone").scalar() == "Asia/Tokyo"
     registry.promote("x@1")
 

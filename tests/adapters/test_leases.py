@@ -30,7 +30,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def servers(registry: Registry) -> list[str]:
-    with registry._read() as session:
+    with registry.database.read() as session:
         return sorted(row.server for row in session.query(ServerRow))
 
 

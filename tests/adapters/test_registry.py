@@ -13,6 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+import service.database  # noqa: F401 - its tables are in the same database
 from adapters.connect import open_database
 from adapters.database import Table
 from adapters.database_url import find_database

@@ -46,4 +46,4 @@ def test_one_connection_serves_all_looks_of_all_threads(
     for thread in threads:
         thread.join()
 
-    assert registry._reads.pool.checkedout() == 1
+    assert registry.database.engine.pool.checkedout() == 1

@@ -124,8 +124,8 @@ def test_keys_made_later_are_noticed_and_stay_known_while_the_database_is_away(
 
     async def follow_until(looks: int) -> None:
         following = asyncio.create_task(authenticator.follow())
-        while source.asked < looks:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - the source is asked in a thread
+        while source.asked < looks:  # noqa: ASYNC110 - the source is asked in a thread
+            await asyncio.sleep(0.01)
         following.cancel()
 
     asyncio.run(follow_until(2))
