@@ -110,6 +110,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--resume", action="store_true", help="keep what is done; train on")
     made.add_argument("--json", action="store_true", help="print a JSON summary on stdout")
+    made.add_argument(
+        "--folder", type=Path, metavar="DIR", help="the run's folder instead of one in HOME/runs"
+    )
     made.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
     sweep_command.add_options(made)
     return made
@@ -128,7 +131,10 @@ def check_options(options: argparse.Namespace) -> None:
             raise _misplaced(f"--{key.replace('_', '-')}", form, f"it is for: finetune {place}")
     if options.server is not None and not measures:
         raise _misplaced("--server", form, f"it is for: finetune {_MEASURE}")
-    of_runs = {"--executor": options.executor != "local", "--workers": options.workers is not None}
+    of_runs = {
+        "--executor": options.executor != "local", "--workers": options.workers is not None,
+        "--folder": options.folder is not None,
+    }  # fmt: skip
     if options.command != "sweep":  # it goes on by itself
         of_runs = {"--resume": options.resume, **of_runs}
     if measures or options.command in ("plan", "sweep"):
@@ -169,6 +175,8 @@ def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> 
     executor = Executor(options.executor, options.workers)
     registry = Registry.open(options.home)
     run = Run(recipe, registry, console, resume=options.resume, executor=executor)
+    if options.folder is not None:
+        run.folder = options.folder
     with run.locked():
         if run.is_done("prepare") and (options.resume or wanted not in ("run", "prepare")):
             run.check_unchanged()

@@ -4,12 +4,13 @@ import random
 from collections.abc import Callable, Sequence
 
 from finetune.data import Row
+from finetune.options import BatchBounds
 
 
 def make_batches(
-    lengths: Sequence[int], batch_tokens: int, seed: int | None = None
+    lengths: Sequence[int], bounds: BatchBounds | int, seed: int | None = None
 ) -> list[list[int]]:
-    """Part sequences into batches of at most `batch_tokens` tokens, padding included.
+    """Part sequences into batches within bounds.
 
     Each sequence is in exactly one batch; one that is longer than the budget is alone.
     Sequences of like length share a batch, so that little is padded. The same arguments
@@ -17,12 +18,14 @@ def make_batches(
 
     Args:
         lengths: tokens of each sequence, [N].
+        bounds: of a batch; a number is of tokens, padding included.
         seed: shuffles equal lengths and the order of the batches; None leaves the
             batches from short to long.
 
     Returns:
         Positions in `lengths`, batch by batch.
     """
+    tokens, examples = (bounds, None) if isinstance(bounds, int) else bounds
     order = list(range(len(lengths)))
     shuffler = None if seed is None else random.Random(seed)  # noqa: S311 - an order, no secret
     if shuffler is not None:
@@ -31,7 +34,10 @@ def make_batches(
     batches: list[list[int]] = []
     current: list[int] = []
     for position in order:
-        if current and (len(current) + 1) * lengths[position] > batch_tokens:
+        full = len(current) == examples
+        if tokens is not None and (len(current) + 1) * lengths[position] > tokens:
+            full = True
+        if current and full:
             batches.append(current)
             current = []
         current.append(position)
@@ -55,18 +61,18 @@ class Batches:
     """
 
     def __init__(
-        self, rows: list[Row], width: Callable[[Row], int], batch_tokens: int, seed: int
+        self, rows: list[Row], width: Callable[[Row], int], bounds: BatchBounds, seed: int
     ) -> None:
         self.rows = rows
         self._widths = [width(row) for row in rows]
-        self._batch_tokens, self._seed = batch_tokens, seed
+        self._bounds, self._seed = bounds, seed
         self._epoch, self._batches = 0, self.of(0)
         self.per_epoch = len(self._batches)
 
     def of(self, epoch: int) -> list[list[Row]]:
         """The batches of one pass; every pass has as many."""
         seed = derived_seed(self._seed, epoch)
-        found = make_batches(self._widths, self._batch_tokens, seed)
+        found = make_batches(self._widths, self._bounds, seed)
         return [[self.rows[position] for position in batch] for batch in found]
 
     def at(self, step: int) -> list[Row]:

@@ -39,6 +39,13 @@ def _name(value: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _project(value: str) -> str:
+    try:
+        return check_name(value, "project")
+    except AdapterError as error:
+        raise ValueError(str(error)) from error
+
+
 class Evaluation(_Part):
     """What is measured on held-out examples, for the base, the adapter and the live version."""
 
@@ -67,6 +74,9 @@ class Recipe(_Part):
 
     name: Annotated[str, AfterValidator(_name)] = Field(description="the adapter's name")
     task: Task
+    project: Annotated[str, AfterValidator(_project)] = Field(
+        "default", description="whose keys may use the adapter"
+    )
     base: str | None = Field(None, description="name of a base model; without it the only one")
     prompt: dict[Literal["system", "user", "user_without_context", "unanswerable"], str | None] = (
         Field({}, description="replaces parts of the task's prompt")

@@ -1,6 +1,6 @@
 """The recipe's parts on the adapter's shape and on how it is trained."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -17,6 +17,14 @@ SELECTABLE: dict[Task, tuple[str, ...]] = {
     "classify": ("loss", "accuracy", "macro_f1"),
 }
 """Figures by which `training.best_by` may choose; of the loss less is better."""
+
+
+class BatchBounds(NamedTuple):
+    """How large a batch may be; one that is bounded by examples takes them however long."""
+
+    tokens: int | None
+    """Padding included."""
+    examples: int | None = None
 
 
 class Part(BaseModel):
@@ -57,10 +65,16 @@ class Training(Part):
     epochs: int = Field(3, ge=1, le=1000, description="passes over the training examples")
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps")
     learning_rate: float = Field(5e-4, gt=0, le=1, description="peak, for example 0.0005")
+    learning_rate_multiplier: float = Field(
+        1.0, gt=0, le=100, description="the peak is so many times learning_rate"
+    )
     loraplus_lr_ratio: float = Field(
         1.0, ge=1, le=1000, description="LoRA+: B matrices learn so many times faster than A"
     )
     batch_tokens: int = Field(1024, ge=16, description="tokens in a batch, padding included")
+    batch_size: int | None = Field(
+        None, ge=1, le=4096, description="examples in a batch; none: as many as batch_tokens takes"
+    )
     micro_batch_tokens: int | None = Field(
         None, ge=16, description="tokens at once; a batch's gradients are summed; none: by memory"
     )
@@ -91,3 +105,13 @@ class Training(Part):
     report_to: Annotated[list[Reporter], BeforeValidator(_as_list)] = Field(
         [], description="also write the figures there: tensorboard, mlflow"
     )
+
+    @property
+    def peak_rate(self) -> float:
+        return self.learning_rate * self.learning_rate_multiplier
+
+    @property
+    def batch_bounds(self) -> BatchBounds:
+        if self.batch_size is None:
+            return BatchBounds(self.batch_tokens)
+        return BatchBounds(None, self.batch_size)

@@ -94,7 +94,7 @@ def make_plan(
     dtype = training_dtype(options.dtype, device, base, precision)
     check_quantization(options.quantization, device)
     rows = usable_rows(train, objective)
-    batches = Batches(rows, objective.width, options.batch_tokens, options.seed).per_epoch
+    batches = Batches(rows, objective.width, options.batch_bounds, options.seed).per_epoch
     steps, epochs = batches * options.epochs, float(options.epochs)
     if options.max_steps is not None and options.max_steps < steps:
         epochs *= options.max_steps / steps
@@ -127,7 +127,9 @@ def _parting(
     found = Parting(None, activation_checkpointing=False)
     if shape is not None and rows:
         objective = objective_of(options)
-        load = Load(options.batch_tokens, max(map(objective.width, rows)))
+        longest = max(map(objective.width, rows))
+        batch = options.batch_size * longest if options.batch_size else options.batch_tokens
+        load = Load(batch, longest)
         memory = memory_bytes(device)
         each = BYTES[dtype] if options.quantization == "none" else NF4_BYTES
         weights = int(parameters * each)

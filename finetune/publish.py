@@ -76,6 +76,7 @@ def make_draft(run: Trained, probe: Probe, report: Mapping[str, Any]) -> Draft:
     languages = [recipe.data.source_lang, recipe.data.target_lang]
     return Draft(
         name=recipe.name,
+        project=recipe.project,
         task=recipe.task,
         languages=[tag for tag in languages if tag is not None],
         labels=run.prepared.labels,

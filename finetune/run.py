@@ -95,6 +95,7 @@ class Run:
         """The check measures no steps and tells errors alone, since runs like it came before."""
         self.executor = executor
         self.folder = registry.home.runs / f"{recipe.name}-{recipe.digest[:8]}"
+        """May be set to another one before anything is done."""
         self._model: Any = None
         self._probe: Probe | None = None
 

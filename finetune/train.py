@@ -187,7 +187,7 @@ def _batches(job: Job, objective: Objective) -> Batches:
             hint="raise training.max_length or shorten the prompts",
             param="data.train",
         )
-    return Batches(rows, objective.width, options.batch_tokens, options.seed)
+    return Batches(rows, objective.width, options.batch_bounds, options.seed)
 
 
 def _new_adapter(job: Job, row: Row) -> Any:
@@ -256,9 +256,9 @@ def learning_rate(step: int, steps: int, options: Training) -> float:
     """Linear warm-up to the peak, then a cosine towards zero; `step` counts from 0."""
     warmup = round(options.warmup_ratio * steps)
     if step < warmup:
-        return options.learning_rate * (step + 1) / warmup
+        return options.peak_rate * (step + 1) / warmup
     done = (step - warmup) / max(steps - warmup, 1)
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return options.peak_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _optimise(

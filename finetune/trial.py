@@ -27,6 +27,7 @@ from finetune.checkpoint import Interrupted
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
 from finetune.objectives import Objective, objective_of, usable_rows
+from finetune.options import BatchBounds
 from finetune.plan import Job, Plan, cores
 from finetune.progress import Progress
 from finetune.train import train
@@ -67,7 +68,7 @@ def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estim
     started, load = time.monotonic(), os.getloadavg()[0] / cores()
     objective = objective_of(recipe.training)
     rows = usable_rows(prepared.of("train"), objective)
-    chosen = sample_batches(rows, objective, recipe.training.batch_tokens)
+    chosen = sample_batches(rows, objective, recipe.training.batch_bounds)
     trial = Prepared(chosen, prepared.labels, {}, {})
     trial_plan = _plan_of(chosen, recipe, plan)
     _reset_peak(plan.device)
@@ -101,10 +102,12 @@ def _alone(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"training": training})
 
 
-def sample_batches(rows: Sequence[Row], objective: Objective, batch_tokens: int) -> list[Row]:
+def sample_batches(
+    rows: Sequence[Row], objective: Objective, bounds: BatchBounds | int
+) -> list[Row]:
     """The rows of a few batches: those with most supervised tokens, and some of every length."""
     widths = list(map(objective.width, rows))
-    batches = make_batches(widths, batch_tokens)  # from short to long
+    batches = make_batches(widths, bounds)  # from short to long
     heaviest = max(batches, key=lambda batch: sum(objective.spoken(rows[i]) for i in batch))
     places = [round((len(batches) - 1) * k / (_STEPS - 1)) for k in range(_STEPS)]
     chosen = {i for place in places for i in batches[place]} | set(heaviest)
@@ -126,7 +129,7 @@ def _plan_of(rows: list[Row], recipe: Recipe, plan: Plan) -> Plan:
     """The trial's own plan: as many passes over its few batches as its steps need."""
     objective = objective_of(recipe.training)
     widths = list(map(objective.width, rows))
-    batches = len(make_batches(widths, recipe.training.batch_tokens))
+    batches = len(make_batches(widths, recipe.training.batch_bounds))
     tokens = sum(map(objective.tokens, rows))
     return replace(plan, batches_per_epoch=batches, steps=_STEPS + 1, tokens=tokens)
 

@@ -13,6 +13,7 @@ from finetune.batching import Batches
 from finetune.checkpoint import Best
 from finetune.measures import figures
 from finetune.objectives import Objective, usable_rows
+from finetune.options import BatchBounds
 from finetune.plan import Job
 from finetune.subjects import Subject
 
@@ -32,7 +33,7 @@ class Validation:
         self._job, self._objective = job, objective
         rows = usable_rows(job.prepared.of("validation"), objective)
         tokens = job.plan.micro_batch_tokens or options.batch_tokens
-        self._batches = Batches(rows, objective.width, tokens, options.seed).of(0)
+        self._batches = Batches(rows, objective.width, BatchBounds(tokens), options.seed).of(0)
         self._chosen = options.best_by
         self._tokenizer: Any = None
         if self._chosen is not None and not rows:
