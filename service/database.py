@@ -1,4 +1,4 @@
-"""The tables of what callers keep here: keys, files, uploads.
+"""The tables of what callers keep here: keys, files, jobs.
 
 They lie beside the registry's in one database and have one history of migrations with them
 (`adapters/migrations`). What is listed in pages has a `number` that rises, so that a page
@@ -6,6 +6,7 @@ begins after a row whatever its time says.
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -83,4 +84,86 @@ class PartRow(Table):
     id: Mapped[str] = mapped_column(primary_key=True)
     upload: Mapped[str] = mapped_column(ForeignKey("uploads.id"))
     bytes: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[datetime]
+
+
+class JobRow(Table):
+    """A fine-tuning job: what was asked for, how far it is, and who works on it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("id", name="uq_jobs_id"),
+        Index("ix_jobs_project", "project", "number"),
+        Index("ix_jobs_status", "status"),
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str]
+    project: Mapped[str]
+    caller: Mapped[str]
+    model: Mapped[str]
+    """As asked: a base model, or a version to go on from."""
+    training_file: Mapped[str]
+    validation_file: Mapped[str | None]
+    suffix: Mapped[str | None]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    method: Mapped[dict[str, Any]]
+    """As OpenAI's API tells it, defaults filled in."""
+    labels: Mapped[dict[str, Any] | None]
+    """The caller's metadata."""
+    order: Mapped[dict[str, Any]]
+    """What the trainer is told: packaged recipe, settings, whether to promote."""
+    status: Mapped[str]
+    wanted: Mapped[str | None]
+    """What the worker shall do next: cancel, or pause."""
+    created: Mapped[datetime]
+    started: Mapped[datetime | None]
+    finished: Mapped[datetime | None]
+    ends: Mapped[datetime | None]
+    """Expected."""
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    result: Mapped[str | None]
+    """The fine-tuned model's name."""
+    result_file: Mapped[str | None]
+    error: Mapped[dict[str, Any] | None]
+    worker: Mapped[str | None]
+    until: Mapped[float]
+    """Of the worker's lease, seconds since 1970."""
+    lost: Mapped[int]
+    """Workers that died at it."""
+
+
+class JobEventRow(Table):
+    """Something that happened to a job, once."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (
+        UniqueConstraint("id", name="uq_job_events_id"),
+        UniqueConstraint("job", "key", name="uq_job_events_key"),
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str]
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    key: Mapped[str]
+    """What it is about: a step that is trained again after a kill is told once."""
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None]
+    created: Mapped[datetime]
+
+
+class CheckpointRow(Table):
+    """An adapter from within a job that can be asked as a model."""
+
+    __tablename__ = "job_checkpoints"
+    __table_args__ = (
+        UniqueConstraint("id", name="uq_job_checkpoints_id"),
+        UniqueConstraint("job", "step", name="uq_job_checkpoints_step"),
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str]
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    step: Mapped[int]
+    model: Mapped[str]
+    metrics: Mapped[dict[str, Any]]
     created: Mapped[datetime]

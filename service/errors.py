@@ -6,6 +6,7 @@
     ├── ModelNotFound            404     invalid_request_error
     ├── FileNotFound             404     invalid_request_error
     ├── UploadNotFound           404     invalid_request_error
+    ├── JobNotFound              404     invalid_request_error
     ├── RouteNotFound            404     invalid_request_error
     ├── InUse                    409     invalid_request_error
     ├── TooLarge                 413     invalid_request_error
@@ -65,6 +66,10 @@ class FileNotFound(ServiceError):
 
 class UploadNotFound(ServiceError):
     status, type, default_code = 404, "invalid_request_error", "upload_not_found"
+
+
+class JobNotFound(ServiceError):
+    status, type, default_code = 404, "invalid_request_error", "fine_tuning_job_not_found"
 
 
 class InUse(ServiceError):

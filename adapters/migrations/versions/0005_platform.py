@@ -1,4 +1,4 @@
-"""projects, API keys, uploaded files"""
+"""projects, API keys, uploaded files, fine-tuning jobs"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -60,3 +60,60 @@ def upgrade() -> None:
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_index("ix_upload_parts_upload", "upload_parts", ["upload"])
+    op.create_table(
+        "jobs",
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("id", sa.String, nullable=False),
+        sa.Column("project", sa.String, nullable=False),
+        sa.Column("caller", sa.String, nullable=False),
+        sa.Column("model", sa.String, nullable=False),
+        sa.Column("training_file", sa.String, nullable=False),
+        sa.Column("validation_file", sa.String),
+        sa.Column("suffix", sa.String),
+        sa.Column("seed", sa.BigInteger, nullable=False),
+        sa.Column("method", sa.JSON, nullable=False),
+        sa.Column("labels", sa.JSON),
+        sa.Column("order", sa.JSON, nullable=False),
+        sa.Column("status", sa.String, nullable=False),
+        sa.Column("wanted", sa.String),
+        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started", sa.DateTime(timezone=True)),
+        sa.Column("finished", sa.DateTime(timezone=True)),
+        sa.Column("ends", sa.DateTime(timezone=True)),
+        sa.Column("trained_tokens", sa.BigInteger),
+        sa.Column("result", sa.String),
+        sa.Column("result_file", sa.String),
+        sa.Column("error", sa.JSON),
+        sa.Column("worker", sa.String),
+        sa.Column("until", sa.Double, nullable=False),
+        sa.Column("lost", sa.Integer, nullable=False),
+        sa.UniqueConstraint("id", name="uq_jobs_id"),
+    )
+    op.create_index("ix_jobs_project", "jobs", ["project", "number"])
+    op.create_index("ix_jobs_status", "jobs", ["status"])
+    op.create_table(
+        "job_events",
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("id", sa.String, nullable=False),
+        sa.Column("job", sa.String, sa.ForeignKey("jobs.id"), nullable=False),
+        sa.Column("key", sa.String, nullable=False),
+        sa.Column("level", sa.String, nullable=False),
+        sa.Column("type", sa.String, nullable=False),
+        sa.Column("message", sa.String, nullable=False),
+        sa.Column("data", sa.JSON),
+        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
+        sa.UniqueConstraint("id", name="uq_job_events_id"),
+        sa.UniqueConstraint("job", "key", name="uq_job_events_key"),
+    )
+    op.create_table(
+        "job_checkpoints",
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("id", sa.String, nullable=False),
+        sa.Column("job", sa.String, sa.ForeignKey("jobs.id"), nullable=False),
+        sa.Column("step", sa.Integer, nullable=False),
+        sa.Column("model", sa.String, nullable=False),
+        sa.Column("metrics", sa.JSON, nullable=False),
+        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
+        sa.UniqueConstraint("id", name="uq_job_checkpoints_id"),
+        sa.UniqueConstraint("job", "step", name="uq_job_checkpoints_step"),
+    )

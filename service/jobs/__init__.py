@@ -1,0 +1,1 @@
+"""Work that outlives a request: fine-tuning jobs, in the database and at a worker."""

@@ -1,0 +1,427 @@
+"""Fine-tuning jobs in the database: asked for, leased, told of, ended.
+
+    queued -> validating_files -> running -> succeeded | failed
+       \\________________|___________|-----> paused -> queued
+                                    \\-----> cancelled
+
+A worker leases a job for a while and renews the lease as it works. Where it dies the lease
+runs out, and the job goes to another, which resumes it; after three deaths it has failed. Every
+change is one transaction that looks at what is there, so that of two workers one has a job.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import Session
+
+from adapters.connect import Database
+from service.database import CheckpointRow, JobEventRow, JobRow
+from service.errors import BadRequest, JobNotFound
+from service.files import new_id, no_such_cursor
+
+QUEUED, VALIDATING, RUNNING, PAUSED = "queued", "validating_files", "running", "paused"
+SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
+AT_WORK = (VALIDATING, RUNNING)
+ENDED = (SUCCEEDED, FAILED, CANCELLED)
+CANCEL, PAUSE = "cancel", "pause"
+
+LEASE_S = 30.0
+"""After so long without a sign a worker counts as dead."""
+MOST_LOST = 3
+"""Workers that may die at a job."""
+
+
+class LeaseLost(Exception):
+    """Another worker has the job, or it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a caller asks for, checked."""
+
+    project: str
+    caller: str
+    model: str
+    training_file: str
+    validation_file: str | None
+    suffix: str | None
+    seed: int
+    method: dict[str, Any]
+    metadata: dict[str, Any] | None
+    trainer: dict[str, Any]
+    """What the worker tells the trainer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event to be told once: its key says what it is about."""
+
+    key: str
+    message: str
+    level: str = "info"
+    type: str = "message"
+    data: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended."""
+
+    status: str
+    model: str | None = None
+    result_file: str | None = None
+    error: dict[str, Any] | None = None
+
+
+class Jobs:
+    """All fine-tuning jobs of one installation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # for callers
+
+    def create(self, order: Order) -> JobRow:
+        """Put a job into the queue."""
+        now = datetime.now(UTC)
+        row = JobRow(
+            id=new_id("ftjob-"), project=order.project, caller=order.caller, model=order.model,
+            training_file=order.training_file, validation_file=order.validation_file,
+            suffix=order.suffix, seed=order.seed, method=order.method, labels=order.metadata,
+            order=order.trainer, status=QUEUED, wanted=None, created=now, started=None,
+            finished=None, ends=None, trained_tokens=None, result=None, result_file=None,
+            error=None, worker=None, until=0.0, lost=0,
+        )  # fmt: skip
+        with self._database.write() as session:
+            session.add(row)
+            session.flush()
+            _tell(session, row.id, Told("created", f"Created fine-tuning job: {row.id}"))
+        return row
+
+    def find(self, id_: str, project: str) -> JobRow:
+        """A project's job.
+
+        Raises:
+            JobNotFound: there is none, or it is another project's.
+        """
+        with self._database.read() as session:
+            return _own(session, id_, project)
+
+    def page(
+        self, project: str, *, after: str | None, limit: int, metadata: dict[str, str] | None
+    ) -> tuple[list[JobRow], bool]:
+        """A project's jobs, the last first, and whether more follow.
+
+        Raises:
+            BadRequest: there is no job `after`.
+        """
+        query = select(JobRow).where(JobRow.project == project)
+        for key, value in (metadata or {}).items():
+            query = query.where(JobRow.labels[key].as_string() == value)
+        with self._database.read() as session:
+            return _page(session, query, JobRow, after, limit, JobRow.project == project)
+
+    def events(
+        self, id_: str, project: str, *, after: str | None, limit: int
+    ) -> tuple[list[JobEventRow], bool]:
+        """A job's events, the last first, and whether more follow.
+
+        Raises:
+            JobNotFound, BadRequest.
+        """
+        with self._database.read() as session:
+            _own(session, id_, project)
+            query = select(JobEventRow).where(JobEventRow.job == id_)
+            return _page(session, query, JobEventRow, after, limit, JobEventRow.job == id_)
+
+    def checkpoints(
+        self, id_: str, project: str, *, after: str | None, limit: int
+    ) -> tuple[list[CheckpointRow], bool]:
+        """A job's checkpoints, the last first, and whether more follow.
+
+        Raises:
+            JobNotFound, BadRequest.
+        """
+        with self._database.read() as session:
+            _own(session, id_, project)
+            query = select(CheckpointRow).where(CheckpointRow.job == id_)
+            return _page(session, query, CheckpointRow, after, limit, CheckpointRow.job == id_)
+
+    def cancel(self, id_: str, project: str) -> JobRow:
+        """End a job; one that is at work ends within a step.
+
+        Raises:
+            JobNotFound: as `find` says.
+            BadRequest: it has ended.
+        """
+        with self._database.write() as session:
+            row = _own(session, id_, project)
+            if row.status in ENDED:
+                raise _wrong_status(row, "cancelled", "a job that has ended stays as it is")
+            if row.status in AT_WORK:
+                row.wanted = CANCEL
+            else:
+                _end(session, row, Outcome(CANCELLED))
+            return row
+
+    def pause(self, id_: str, project: str) -> JobRow:
+        """Let a job rest, its last checkpoint kept.
+
+        Raises:
+            JobNotFound: as `find` says.
+            BadRequest: it rests already, or has ended.
+        """
+        with self._database.write() as session:
+            row = _own(session, id_, project)
+            if row.status in (*ENDED, PAUSED):
+                raise _wrong_status(row, "paused", "pause a job that waits or runs")
+            if row.status in AT_WORK:
+                row.wanted = row.wanted or PAUSE
+            else:
+                _rest(session, row)
+            return row
+
+    def resume(self, id_: str, project: str) -> JobRow:
+        """Let a paused job go on from its last checkpoint.
+
+        Raises:
+            JobNotFound: as `find` says.
+            BadRequest: it is not paused.
+        """
+        with self._database.write() as session:
+            row = _own(session, id_, project)
+            if row.status in AT_WORK and row.wanted == PAUSE:
+                row.wanted = None
+            elif row.status == PAUSED:
+                row.status = QUEUED
+                _tell(session, id_, Told(_numbered(session, id_, "resumed"), "The job is resumed"))
+            else:
+                raise _wrong_status(row, "resumed", "resume a job that is paused")
+            return row
+
+    # for workers
+
+    def lease(self, worker: str) -> JobRow | None:
+        """Take the next job: of the project with the fewest at work, the oldest.
+
+        One whose worker died is taken up again, or has failed when that came too often.
+        """
+        now = time.time()
+        with self._database.write() as session:
+            for row in session.scalars(
+                select(JobRow).where(JobRow.status.in_(AT_WORK), JobRow.until < now)
+            ):
+                _lost(session, row)
+            busy = dict(
+                session.execute(
+                    select(JobRow.project, func.count())
+                    .where(JobRow.status.in_(AT_WORK)).group_by(JobRow.project)
+                ).all()
+            )  # fmt: skip
+            waiting = session.scalars(
+                select(JobRow).where(JobRow.status == QUEUED).order_by(JobRow.number)
+            ).all()
+            row = min(waiting, key=lambda r: (busy.get(r.project, 0), r.number), default=None)
+            if row is None:
+                return None
+            row.status, row.worker, row.until = VALIDATING, worker, now + LEASE_S
+            row.started = row.started or datetime.now(UTC)
+            if row.lost == 0:
+                _tell(session, row.id, Told("validating", "Validating the files"))
+            return row
+
+    def renew(self, id_: str, worker: str, ends: datetime | None = None) -> str | None:
+        """Keep a lease; returns what the job shall do next.
+
+        Raises:
+            LeaseLost: it ran out, and another worker may have the job.
+        """
+        with self._database.write() as session:
+            row = _leased(session, id_, worker)
+            row.until = time.time() + LEASE_S
+            row.ends = ends if ends is not None else row.ends
+            return row.wanted
+
+    def tell(
+        self, id_: str, worker: str, events: Sequence[Told], *,
+        running: bool = False, trained_tokens: int | None = None,
+    ) -> None:  # fmt: skip
+        """Add events; those that were told before are left out.
+
+        Args:
+            running: the files are valid, and training has begun.
+
+        Raises:
+            LeaseLost: as `renew` says; nothing was told.
+        """
+        with self._database.write() as session:
+            row = _leased(session, id_, worker)
+            if running and row.status == VALIDATING:
+                row.status = RUNNING
+            if trained_tokens is not None:
+                row.trained_tokens = trained_tokens
+            for event in events:
+                _tell(session, id_, event)
+
+    def add_checkpoint(
+        self, id_: str, worker: str, step: int, model: str, metrics: dict[str, Any]
+    ) -> None:
+        """Tell of an adapter from within the job; a second time changes nothing.
+
+        Raises:
+            LeaseLost: as `renew` says.
+        """
+        with self._database.write() as session:
+            _leased(session, id_, worker)
+            known = select(CheckpointRow.number).filter_by(job=id_, step=step)
+            if session.scalar(known) is None:
+                session.add(
+                    CheckpointRow(
+                        id=new_id("ftckpt_"), job=id_, step=step, model=model, metrics=metrics,
+                        created=datetime.now(UTC),
+                    )
+                )  # fmt: skip
+
+    def rest(self, id_: str, worker: str) -> None:
+        """The job was paused as it was asked to be.
+
+        Raises:
+            LeaseLost: as `renew` says.
+        """
+        with self._database.write() as session:
+            _rest(session, _leased(session, id_, worker))
+
+    def give_back(self, id_: str, worker: str) -> None:
+        """Put a job back into the queue: its worker ends.
+
+        Raises:
+            LeaseLost: as `renew` says.
+        """
+        with self._database.write() as session:
+            row = _leased(session, id_, worker)
+            row.status, row.worker, row.until = QUEUED, None, 0.0
+
+    def end(self, id_: str, worker: str, outcome: Outcome, events: Sequence[Told] = ()) -> None:
+        """Say how a job ended.
+
+        Raises:
+            LeaseLost: as `renew` says.
+        """
+        with self._database.write() as session:
+            row = _leased(session, id_, worker)
+            for event in events:
+                _tell(session, id_, event)
+            _end(session, row, outcome)
+
+
+def uses_file(session: Session, file_id: str) -> str | None:
+    """The job that still needs a file, told in words."""
+    job = session.scalar(
+        select(JobRow.id).where(
+            JobRow.status.not_in(ENDED),
+            or_(JobRow.training_file == file_id, JobRow.validation_file == file_id),
+        )
+    )
+    return None if job is None else f"fine-tuning job {job}"
+
+
+def _own(session: Session, id_: str, project: str) -> JobRow:
+    row = session.scalar(select(JobRow).where(JobRow.id == id_, JobRow.project == project))
+    if row is None:
+        raise JobNotFound(
+            f"no fine-tuning job {id_[:80]!r}", param="fine_tuning_job_id",
+            hint="GET /v1/fine_tuning/jobs lists this project's jobs",
+        )  # fmt: skip
+    return row
+
+
+def _leased(session: Session, id_: str, worker: str) -> JobRow:
+    row = session.scalar(select(JobRow).where(JobRow.id == id_, JobRow.worker == worker))
+    if row is None or row.status not in AT_WORK:
+        raise LeaseLost(id_)
+    return row
+
+
+def _page(
+    session: Session, query: Select[Any], table: Any, after: str | None, limit: int, of: Any
+) -> tuple[list[Any], bool]:
+    if after is not None:
+        number = session.scalar(select(table.number).where(table.id == after, of))
+        if number is None:
+            raise no_such_cursor(after)
+        query = query.where(table.number < number)
+    rows = list(session.scalars(query.order_by(table.number.desc()).limit(limit + 1)))
+    return rows[:limit], len(rows) > limit
+
+
+def _tell(session: Session, job: str, event: Told) -> None:
+    known = select(JobEventRow.number).filter_by(job=job, key=event.key)
+    if session.scalar(known) is None:
+        session.add(
+            JobEventRow(
+                id=new_id("ftevent-"), job=job, key=event.key, level=event.level, type=event.type,
+                message=event.message, data=event.data, created=datetime.now(UTC),
+            )
+        )  # fmt: skip
+        session.flush()
+
+
+def _numbered(session: Session, job: str, name: str) -> str:
+    """A key for what may happen several times."""
+    count = session.scalar(
+        select(func.count()).select_from(JobEventRow)
+        .where(JobEventRow.job == job, JobEventRow.key.startswith(f"{name}-"))
+    )  # fmt: skip
+    return f"{name}-{count or 0}"
+
+
+def _rest(session: Session, row: JobRow) -> None:
+    row.status, row.wanted, row.worker, row.until = PAUSED, None, None, 0.0
+    _tell(session, row.id, Told(_numbered(session, row.id, "paused"), "The job is paused"))
+
+
+def _lost(session: Session, row: JobRow) -> None:
+    row.lost += 1
+    told = Told(f"lost-{row.lost}", f"The worker {row.worker} was lost", level="warn")
+    _tell(session, row.id, told)
+    row.worker, row.until = None, 0.0
+    if row.wanted == CANCEL:
+        _end(session, row, Outcome(CANCELLED))
+    elif row.lost >= MOST_LOST:
+        error = {
+            "code": "worker_lost", "param": None,
+            "message": f"{row.lost} workers were lost at this job; maybe it needs more memory "
+            "than there is",
+        }  # fmt: skip
+        _end(session, row, Outcome(FAILED, error=error))
+    elif row.wanted == PAUSE:
+        _rest(session, row)
+    else:
+        row.status = QUEUED
+
+
+_WORDS = {
+    SUCCEEDED: "The job has successfully completed", FAILED: "The job failed",
+    CANCELLED: "The job was cancelled",
+}  # fmt: skip
+
+
+def _end(session: Session, row: JobRow, outcome: Outcome) -> None:
+    row.status, row.finished = outcome.status, datetime.now(UTC)
+    row.wanted, row.worker, row.until, row.ends = None, None, 0.0, None
+    row.result, row.result_file, row.error = outcome.model, outcome.result_file, outcome.error
+    message, level = _WORDS[outcome.status], "info"
+    if outcome.error is not None:
+        message, level = f"{message}: {outcome.error['message']}", "error"
+    _tell(session, row.id, Told("ended", message, level=level))
+
+
+def _wrong_status(row: JobRow, wanted: str, hint: str) -> BadRequest:
+    return BadRequest(
+        f"fine-tuning job {row.id} is {row.status} and can't be {wanted}",
+        param="fine_tuning_job_id", hint=hint, code="wrong_status",
+    )  # fmt: skip

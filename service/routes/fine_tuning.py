@@ -1,0 +1,206 @@
+"""OpenAI's fine-tuning jobs: asked for here, done by workers."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters.errors import NotFound
+from adapters.registry import Registry
+from service.database import CheckpointRow, JobEventRow, JobRow
+from service.errors import BadRequest, FileNotFound
+from service.jobs.orders import TASK_RECIPES, NewJob, checked_suffix, trainer_settings
+from service.jobs.queue import Jobs, Order
+from service.record import current_project, current_record
+from service.routes.files import Cabinet, listing
+
+router = APIRouter()
+
+
+class Page(BaseModel):
+    """Which part of a list."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: str | None = Field(default=None, max_length=200)
+    limit: int = Field(default=20, ge=1, le=100)
+
+
+class CheckpointPage(Page):
+    """The same, of checkpoints."""
+
+    limit: int = Field(default=10, ge=1, le=100)
+
+
+@router.post("/v1/fine_tuning/jobs")
+async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
+    """Put a job into the queue; a worker takes it from there."""
+    method, seed = request.chosen_method(), request.chosen_seed()
+    settings = trainer_settings(method, seed)
+    suffix = checked_suffix(request.suffix)
+    for param in ("training_file", "validation_file"):
+        await _check_file(raw_request, getattr(request, param), param)
+    record = current_record()
+    order = Order(
+        project=current_project(), caller="" if record is None else record.caller,
+        model=request.model, training_file=request.training_file,
+        validation_file=request.validation_file, suffix=suffix, seed=seed,
+        method=method.to_json(), metadata=request.metadata,
+        trainer={
+            **await _start(raw_request, request.model),
+            "recipe": method.modiste.recipe or TASK_RECIPES[method.modiste.task],
+            "settings": settings, "promote": method.modiste.promote,
+        },
+    )  # fmt: skip
+    job = await asyncio.to_thread(_jobs(raw_request).create, order)
+    return JSONResponse(describe_job(job))
+
+
+@router.get("/v1/fine_tuning/jobs")
+async def list_jobs(raw_request: Request, page: Annotated[Page, Query()]) -> JSONResponse:
+    """The project's jobs, the last first; `metadata[key]=value` filters."""
+    wanted = {
+        name[len("metadata[") : -1]: value
+        for name, value in raw_request.query_params.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    jobs, more = await asyncio.to_thread(
+        _jobs(raw_request).page, current_project(), after=page.after, limit=page.limit,
+        metadata=wanted or None,
+    )  # fmt: skip
+    return JSONResponse(listing([describe_job(job) for job in jobs], more=more))
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}")
+async def retrieve_job(job_id: str, raw_request: Request) -> JSONResponse:
+    """How far a job is."""
+    job = await asyncio.to_thread(_jobs(raw_request).find, job_id, current_project())
+    return JSONResponse(describe_job(job))
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/cancel")
+async def cancel_job(job_id: str, raw_request: Request) -> JSONResponse:
+    """End a job; one that is at work ends within a step."""
+    job = await asyncio.to_thread(_jobs(raw_request).cancel, job_id, current_project())
+    return JSONResponse(describe_job(job))
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/pause")
+async def pause_job(job_id: str, raw_request: Request) -> JSONResponse:
+    """Let a job rest; `resume` goes on from its last step."""
+    job = await asyncio.to_thread(_jobs(raw_request).pause, job_id, current_project())
+    return JSONResponse(describe_job(job))
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/resume")
+async def resume_job(job_id: str, raw_request: Request) -> JSONResponse:
+    """Let a paused job go on."""
+    job = await asyncio.to_thread(_jobs(raw_request).resume, job_id, current_project())
+    return JSONResponse(describe_job(job))
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}/events")
+async def list_events(
+    job_id: str, raw_request: Request, page: Annotated[Page, Query()]
+) -> JSONResponse:
+    """What happened to a job, the last first."""
+    events, more = await asyncio.to_thread(
+        _jobs(raw_request).events, job_id, current_project(), after=page.after, limit=page.limit
+    )
+    return JSONResponse(listing([describe_event(event) for event in events], more=more))
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
+async def list_checkpoints(
+    job_id: str, raw_request: Request, page: Annotated[CheckpointPage, Query()]
+) -> JSONResponse:
+    """Adapters from within a job, the last first; each can be asked as a model."""
+    found, more = await asyncio.to_thread(
+        _jobs(raw_request).checkpoints, job_id, current_project(), after=page.after,
+        limit=page.limit,
+    )  # fmt: skip
+    return JSONResponse(listing([describe_checkpoint(one) for one in found], more=more))
+
+
+def describe_job(job: JobRow) -> dict[str, Any]:
+    """OpenAI's `fine_tuning.job` object."""
+    kind = job.method["type"]
+    return {
+        "object": "fine_tuning.job", "id": job.id, "created_at": _seconds(job.created),
+        "finished_at": _seconds(job.finished), "estimated_finish": _seconds(job.ends),
+        "model": job.model, "fine_tuned_model": job.result, "organization_id": job.project,
+        "status": job.status, "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "result_files": [] if job.result_file is None else [job.result_file],
+        "trained_tokens": job.trained_tokens, "seed": job.seed, "error": job.error,
+        "hyperparameters": job.method[kind]["hyperparameters"], "method": job.method,
+        "metadata": job.labels, "integrations": [], "user_provided_suffix": job.suffix,
+    }  # fmt: skip
+
+
+def describe_event(event: JobEventRow) -> dict[str, Any]:
+    """OpenAI's `fine_tuning.job.event` object."""
+    return {
+        "object": "fine_tuning.job.event", "id": event.id, "created_at": _seconds(event.created),
+        "level": event.level, "message": event.message, "type": event.type,
+        "data": event.data or {},
+    }  # fmt: skip
+
+
+def describe_checkpoint(checkpoint: CheckpointRow) -> dict[str, Any]:
+    """OpenAI's `fine_tuning.job.checkpoint` object."""
+    return {
+        "object": "fine_tuning.job.checkpoint", "id": checkpoint.id,
+        "created_at": _seconds(checkpoint.created), "fine_tuning_job_id": checkpoint.job,
+        "fine_tuned_model_checkpoint": checkpoint.model, "step_number": checkpoint.step,
+        "metrics": checkpoint.metrics,
+    }  # fmt: skip
+
+
+async def _check_file(raw_request: Request, file_id: str | None, param: str) -> None:
+    """A file of the project that is for training."""
+    if file_id is None:
+        return
+    cabinet: Cabinet = raw_request.app.state.modiste.cabinet
+    try:
+        file = await asyncio.to_thread(cabinet.files.find, file_id, current_project(), param)
+    except FileNotFound as error:
+        raise BadRequest(
+            error.message, param=param, hint=error.hint, code="file_not_found"
+        ) from error
+    if file.purpose != "fine-tune":
+        raise BadRequest(
+            f"{param}: {file_id} has the purpose {file.purpose}", param=param,
+            hint="upload it with the purpose fine-tune", code="wrong_purpose",
+        )  # fmt: skip
+
+
+async def _start(raw_request: Request, model: str) -> dict[str, Any]:
+    """What is tuned: a base model, or a version's recipe on new data."""
+    registry: Registry = raw_request.app.state.modiste.registry
+    bases = await asyncio.to_thread(registry.bases)
+    if model in (base.name for base in bases):
+        return {"base": model}
+    known = ", ".join(base.name for base in bases) or "none"
+    try:
+        version = await asyncio.to_thread(registry.find, model)
+    except (NotFound, BadRequest):
+        version = None
+    if version is None or version.manifest.project != current_project():
+        raise BadRequest(
+            f"model: {model[:120]!r} is neither a base model nor a version of this project",
+            param="model", hint=f"base models are: {known}", code="model_not_found",
+        )  # fmt: skip
+    return {"base": version.manifest.base.name, "parent": f"{version.name}@{version.digest}"}
+
+
+def _jobs(raw_request: Request) -> Jobs:
+    jobs: Jobs = raw_request.app.state.modiste.jobs
+    return jobs
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
