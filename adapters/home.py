@@ -47,6 +47,11 @@ class Home:
         return self.root / "sweeps"
 
     @property
+    def jobs(self) -> Path:
+        """What workers do their jobs in."""
+        return self.root / "jobs"
+
+    @property
     def files(self) -> Path:
         """Contents of uploaded files, which are used without a `files_url`."""
         return self.root / "files"

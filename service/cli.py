@@ -110,6 +110,12 @@ def loadtest(context: typer.Context) -> None:
     run_child("loadtests", context.args)
 
 
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def worker(context: typer.Context) -> None:
+    """Do fine-tuning jobs until it is stopped (see `modiste worker --help`)."""
+    run_child("service.jobs.worker", context.args)
+
+
 @app.command()
 def doctor(home: Home = None, as_json: AsJson = False) -> None:
     """Tell what this machine has, what will be used, and what is wrong."""

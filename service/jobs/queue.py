@@ -205,6 +205,13 @@ class Jobs:
 
     # for workers
 
+    def waiting(self) -> bool:
+        """Whether a look at the queue is worth it."""
+        late = JobRow.status.in_(AT_WORK) & (JobRow.until < time.time())
+        query = select(JobRow.number).where(or_(JobRow.status == QUEUED, late)).limit(1)
+        with self._database.read() as session:
+            return session.scalar(query) is not None
+
     def lease(self, worker: str) -> JobRow | None:
         """Take the next job: of the project with the fewest at work, the oldest.
 
@@ -304,6 +311,15 @@ class Jobs:
         with self._database.write() as session:
             row = _leased(session, id_, worker)
             row.status, row.worker, row.until = QUEUED, None, 0.0
+
+    def lose(self, id_: str, worker: str) -> None:
+        """The process that did the job died, as by a lack of memory.
+
+        Raises:
+            LeaseLost: as `renew` says.
+        """
+        with self._database.write() as session:
+            _lost(session, _leased(session, id_, worker))
 
     def end(self, id_: str, worker: str, outcome: Outcome, events: Sequence[Told] = ()) -> None:
         """Say how a job ended.

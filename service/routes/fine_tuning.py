@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.errors import NotFound
+from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service.database import CheckpointRow, JobEventRow, JobRow
 from service.errors import BadRequest, FileNotFound
@@ -187,7 +187,7 @@ async def _start(raw_request: Request, model: str) -> dict[str, Any]:
     known = ", ".join(base.name for base in bases) or "none"
     try:
         version = await asyncio.to_thread(registry.find, model)
-    except (NotFound, BadRequest):
+    except AdapterError:
         version = None
     if version is None or version.manifest.project != current_project():
         raise BadRequest(

@@ -1,0 +1,390 @@
+"""`modiste worker`: takes fine-tuning jobs from the queue and lets the trainer do them.
+
+Each job has a folder of its own, HOME/jobs/ID, in which `finetune run --resume` works as a child
+process. What it writes there is told as events; what the caller wants, and a sign of life, go by
+the lease. A worker that is told to end stops its children at their next step and gives the jobs
+back; one that is killed loses its leases, and another goes on from the last checkpoint.
+"""
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from uuid import uuid4
+
+import psutil
+
+from adapters.errors import AdapterError
+from adapters.registry import Registry, Version
+from service.database import JobRow
+from service.errors import ServiceError
+from service.files import About, Files
+from service.jobs.queue import (
+    CANCEL,
+    CANCELLED,
+    FAILED,
+    PAUSE,
+    SUCCEEDED,
+    Jobs,
+    LeaseLost,
+    Outcome,
+    Told,
+    uses_file,
+)
+from service.jobs.results import metrics_csv
+
+logger = logging.getLogger("modiste.worker")
+
+POLL_S = 0.5
+RENEW_S = 5.0
+NICENESS = 10
+"""Requests come first where a server shares the cores."""
+STOPPED = 130
+"""The trainer's exit code when it was asked to stop."""
+_PARAMS = {"data.train": "training_file", "data.test": "validation_file"}
+_GIB = 2**30
+_PR_SET_PDEATHSIG = 1
+
+
+def needed_bytes(parameters: int) -> int:
+    """Memory to have free before a job of a base starts: weights in float32, and a step."""
+    return 4 * parameters + 2 * _GIB
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A job at work in this process's child."""
+
+    job: JobRow
+    folder: Path
+    child: "subprocess.Popen[bytes]"
+    stopping: str | None = None
+    """Why the child was asked to stop."""
+    seen: int = 0
+    """Bytes of metrics.jsonl that were told."""
+    renewed: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
+
+    def stop(self, why: str) -> None:
+        """Ask the child to end at its next step; a second time changes nothing."""
+        if self.stopping is None:
+            self.stopping = why
+            with suppress(ProcessLookupError):
+                self.child.terminate()
+
+
+class Worker:
+    """Does jobs until it is told to end."""
+
+    def __init__(self, registry: Registry, at_once: int = 1) -> None:
+        self.registry, self.at_once = registry, at_once
+        self.id = f"worker-{os.uname().nodename}-{os.getpid()}-{uuid4().hex[:6]}"
+        self.jobs = Jobs(registry.database)
+        self.files = Files(registry.database, registry.home, [uses_file])
+        self.ending = False
+        self._attempts: list[Attempt] = []
+
+    def run(self) -> None:
+        """Work until `ending` is set, then give back what is not done."""
+        logger.info("%s waits for jobs", self.id)
+        while not (self.ending and not self._attempts):
+            for attempt in list(self._attempts):
+                if self.ending:
+                    attempt.stop("ending")
+                self._look_after(attempt)
+            if not self.ending and len(self._attempts) < self.at_once:
+                try:
+                    self._begin_next()
+                except (AdapterError, ServiceError, OSError) as error:
+                    logger.warning("no job was begun: %s", error)
+            time.sleep(POLL_S)
+
+    def _look_after(self, attempt: Attempt) -> None:
+        try:
+            if self._poll(attempt):
+                self._attempts.remove(attempt)
+        except LeaseLost:
+            logger.warning("%s is another worker's now", attempt.job.id)
+            attempt.child.kill()
+            attempt.child.wait()
+            self._attempts.remove(attempt)
+        except (AdapterError, ServiceError) as error:  # the database or the store is away
+            logger.warning("%s: %s", attempt.job.id, error)
+
+    # beginning
+
+    def _begin_next(self) -> None:
+        if not self.jobs.waiting() or not self._has_room():
+            return
+        job = self.jobs.lease(self.id)
+        if job is None:
+            return
+        logger.info("begins %s", job.id)
+        try:
+            self._attempts.append(self._begin(job))
+        except (AdapterError, ServiceError) as error:
+            self._fail(job, error)
+
+    def _has_room(self) -> bool:
+        """Whether memory is left for a job of the smallest base."""
+        bases = self.registry.bases()
+        if not bases or not self._attempts:
+            return True
+        needed = needed_bytes(min(base.parameters for base in bases))
+        return int(psutil.virtual_memory().available) > needed
+
+    def _begin(self, job: JobRow) -> Attempt:
+        folder = self.registry.home.jobs / job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = dict(job.order["settings"])
+        settings |= {
+            "name": self._name(job), "project": job.project, "base": job.order["base"],
+            "data.train": str(self._fetch(job, job.training_file, folder, "training")),
+        }  # fmt: skip
+        if job.validation_file is not None:
+            place = self._fetch(job, job.validation_file, folder, "validation")
+            settings["data.test"] = str(place)
+        if "parent" in job.order:
+            settings["parent"] = job.order["parent"]
+        command = [
+            sys.executable, "-m", "finetune", "run", job.order["recipe"], "--resume", "--json",
+            "--folder", str(folder / "run"), "--home", str(self.registry.home.root),
+            *(f"--set={name}={json.dumps(value)}" for name, value in settings.items()),
+        ]  # fmt: skip
+        with (folder / "printed").open("wb") as out, (folder / "log").open("ab") as log:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+                start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads
+            )  # fmt: skip
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+        return Attempt(job, folder, child)
+
+    def _fetch(self, job: JobRow, file_id: str, folder: Path, role: str) -> Path:
+        """A copy of a file's content, under a name that tells its format."""
+        file = self.files.find(file_id, job.project, f"{role}_file")
+        place = folder / f"{role}{Path(file.filename).suffix.lower()}"
+        if not place.exists():
+            partial = place.with_name(f".{place.name}.partial")
+            with self.files.content(file) as content:
+                shutil.copyfile(content, partial)
+            partial.replace(place)
+        return place
+
+    def _name(self, job: JobRow) -> str:
+        """The adapter's name: the suffix, unless that is another project's or task's."""
+        wanted = job.suffix or "tuned"
+        own = f"{wanted[:55]}-{sha256(job.id.encode()).hexdigest()[:8]}"
+        if job.suffix is None:
+            return own
+        try:
+            other = next(r for r in self.registry.adapters() if r.name == wanted)
+        except StopIteration:
+            return wanted
+        task = job.order["settings"]["task"]
+        return wanted if (other.project, other.task) == (job.project, task) else own
+
+    # on the way
+
+    def _poll(self, attempt: Attempt) -> bool:
+        """Tell what is new; whether the job is done with here."""
+        code = attempt.child.poll()
+        now = time.monotonic()
+        self._tell(attempt)
+        if now - attempt.renewed > RENEW_S and code is None:
+            wanted = self.jobs.renew(attempt.job.id, self.id)
+            attempt.renewed = now
+            if wanted is not None:
+                attempt.stop(wanted)
+        if code is None:
+            return False
+        self._end(attempt, code)
+        return True
+
+    def _tell(self, attempt: Attempt) -> None:
+        run = attempt.folder / "run"
+        events: list[Told] = []
+        running = (run / "preflight.json").is_file()
+        if running:
+            events.append(Told("running", "Files validated, training begins"))
+        entries, end = _new_entries(run / "metrics.jsonl", attempt.seen)
+        tokens = None
+        steps = _steps(run)
+        for entry in entries:
+            events.append(_metrics_event(entry, steps))
+        if (run / "adapter").is_dir():
+            events.append(Told("trained", "Training is done; the model is evaluated"))
+        if entries:
+            tokens = sum(entry["tokens"] for entry in _entries(run / "metrics.jsonl"))
+        if entries or (running and attempt.seen == 0):
+            self.jobs.tell(attempt.job.id, self.id, events, running=running, trained_tokens=tokens)
+            if entries and steps is not None:
+                self._expect(attempt, entries[-1]["step"], steps)
+        attempt.seen = end
+
+    def _expect(self, attempt: Attempt, step: int, steps: int) -> None:
+        """When the job will end, by the steps of this attempt so far."""
+        entries = list(_entries(attempt.folder / "run" / "metrics.jsonl"))[-20:]
+        if len(entries) < 2:
+            return
+        each = (entries[-1]["time"] - entries[0]["time"]) / (len(entries) - 1)
+        ends = datetime.now(UTC) + timedelta(seconds=each * max(steps - step, 0))
+        self.jobs.renew(attempt.job.id, self.id, ends)
+
+    # the end
+
+    def _end(self, attempt: Attempt, code: int) -> None:
+        job = attempt.job
+        if code == 0:
+            self._succeed(attempt)
+        elif code == STOPPED or (attempt.stopping is not None and code < 0):
+            self._stopped(attempt)
+        elif code < 0:
+            self.jobs.lose(job.id, self.id)
+        else:
+            error = _told_error(attempt.folder / "printed")
+            outcome = Outcome(FAILED, error=error)
+            self.jobs.end(job.id, self.id, outcome)
+        logger.info("%s ended with %s", job.id, code)
+
+    def _stopped(self, attempt: Attempt) -> None:
+        job = attempt.job
+        wanted = self.jobs.renew(job.id, self.id)
+        if wanted == CANCEL:
+            self.jobs.end(job.id, self.id, Outcome(CANCELLED))
+            shutil.rmtree(attempt.folder, ignore_errors=True)
+        elif wanted == PAUSE:
+            self.jobs.rest(job.id, self.id)
+        else:
+            self.jobs.give_back(job.id, self.id)
+
+    def _succeed(self, attempt: Attempt) -> None:
+        job = attempt.job
+        published = json.loads((attempt.folder / "run" / "published.json").read_text())
+        version = self.registry.find(published["version"])
+        events = [self._promote(job, version)] if job.order["promote"] else []
+        made = self._result_file(attempt)
+        events.append(Told("model", f"New fine-tuned model created: {version.fine_tuned_model}"))
+        outcome = Outcome(SUCCEEDED, model=version.fine_tuned_model, result_file=made)
+        self.jobs.end(job.id, self.id, outcome, events)
+
+    def _promote(self, job: JobRow, version: Version) -> Told:
+        """Let the version go live; what its gate forbids is told, and the job succeeds."""
+        try:
+            self.registry.promote(version.reference, who=job.caller, why=f"job {job.id}")
+        except AdapterError as error:
+            return Told("promoted", f"Not promoted: {error.message}", level="warn")
+        return Told("promoted", f"{version.reference} is promoted")
+
+    def _result_file(self, attempt: Attempt) -> str:
+        """The metrics of every step as a CSV file; made once, whatever dies in between."""
+        mark = attempt.folder / "result_file"
+        if mark.is_file():
+            return mark.read_text()
+        table = attempt.folder / "step_metrics.csv"
+        table.write_text(metrics_csv(_entries(attempt.folder / "run" / "metrics.jsonl")))
+        about = About(attempt.job.project, "step_metrics.csv", "fine-tune-results")
+        made = self.files.add(table, about)
+        mark.write_text(made.id)
+        return made.id
+
+    def _fail(self, job: JobRow, error: AdapterError | ServiceError) -> None:
+        code = str(getattr(error, "code", "failed"))
+        told = {"code": code, "message": error.message, "param": error.param}
+        with suppress(LeaseLost):
+            self.jobs.end(job.id, self.id, Outcome(FAILED, error=told))
+
+
+def _die_with_parent() -> None:
+    """A trainer whose worker was killed would hold the run against the next one (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    yield from _new_entries(path, 0)[0]
+
+
+def _new_entries(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Whole lines of a file of JSON after some bytes, and where they end."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < start:  # a resumed run takes back what it repeats
+                start = 0
+            file.seek(start)
+            data = file.read()
+    except FileNotFoundError:
+        return [], 0
+    whole = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+
+
+def _steps(run: Path) -> int | None:
+    try:
+        plan = json.loads((run / "preflight.json").read_text())["plan"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return int(plan["steps"])
+
+
+def _metrics_event(entry: dict[str, Any], steps: int | None) -> Told:
+    step, loss = entry["step"], entry["loss"]
+    of = "" if steps is None else f"/{steps}"
+    data = {"step": step, "train_loss": loss, "total_steps": steps}
+    return Told(
+        f"step-{step}", f"Step {step}{of}: training loss={loss:.4f}", type="metrics", data=data
+    )
+
+
+def _told_error(printed: Path) -> dict[str, Any]:
+    """What the trainer says of its failure, with the names that the API has."""
+    error: dict[str, Any] = {}
+    with suppress(OSError, ValueError, IndexError, TypeError):
+        error = json.loads(printed.read_text().strip().splitlines()[-1])["error"]
+    if not error:
+        return {
+            "code": "trainer_failed", "param": None,
+            "message": "the trainer failed; the worker's log has the reason",
+        }  # fmt: skip
+    param = error.get("param")
+    hint = error.get("hint")
+    message = f"{error['message']} ({hint})" if hint else str(error["message"])
+    return {
+        "code": str(error["code"]), "message": message, "param": _PARAMS.get(str(param), param)
+    }  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until it gets SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="worker", description="Do fine-tuning jobs.")
+    parser.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
+    parser.add_argument("--jobs", type=int, default=1, help="jobs at once, where memory allows")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level="INFO")
+    worker = Worker(Registry.open(options.home), max(1, options.jobs))
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        worker.ending = True
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
