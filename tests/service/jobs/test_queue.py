@@ -1,0 +1,309 @@
+"""Jobs in the database: of two workers one has a job, and nothing is told twice."""
+
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapters.registry import Registry
+from service.database import JobRow
+from service.errors import BadRequest, InUse, JobNotFound
+from service.files import About, Files
+from service.jobs import queue
+from service.jobs.queue import (
+    CANCELLED,
+    FAILED,
+    MOST_LOST,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    VALIDATING,
+    Jobs,
+    LeaseLost,
+    Order,
+    Outcome,
+    Told,
+    uses_file,
+)  # fmt: skip
+
+DEEDS = ["lease", "tell", "rest", "end", "lose", "back", "cancel", "pause", "resume"]
+
+
+@pytest.fixture
+def registry(tmp_path: Path, database: str) -> Registry:
+    return Registry.open(tmp_path)
+
+
+@pytest.fixture
+def jobs(registry: Registry) -> Jobs:
+    return Jobs(registry.database)
+
+
+def order(project: str = "ours", **more: Any) -> Order:
+    given = {
+        "project": project, "caller": "key_1", "model": "tiny", "training_file": "file-a",
+        "validation_file": None, "suffix": None, "seed": 1,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {}}},
+        "metadata": None, "trainer": {"recipe": "generate", "settings": {}, "promote": False},
+    } | more  # fmt: skip
+    return Order(**given)
+
+
+def messages(jobs: Jobs, job: JobRow) -> list[str]:
+    events, _ = jobs.events(job.id, job.project, after=None, limit=100)
+    return [event.message for event in reversed(events)]
+
+
+def status(jobs: Jobs, job: JobRow) -> str:
+    return jobs.find(job.id, job.project).status
+
+
+def test_a_job_goes_its_way(jobs: Jobs) -> None:
+    job = jobs.create(order())
+    assert (job.status, status(jobs, job)) == (QUEUED, QUEUED)
+    leased = jobs.lease("w")
+    assert leased is not None
+    assert (leased.id, leased.status) == (job.id, VALIDATING)
+    assert jobs.lease("other") is None
+    jobs.tell(job.id, "w", [Told("step-1", "one")], running=True, trained_tokens=7)
+    assert (status(jobs, job), jobs.find(job.id, "ours").trained_tokens) == (RUNNING, 7)
+    assert jobs.renew(job.id, "w") is None
+    jobs.end(job.id, "w", Outcome(SUCCEEDED, model="ft:x", result_file="file-r"))
+    ended = jobs.find(job.id, "ours")
+    assert (ended.status, ended.result, ended.result_file) == (SUCCEEDED, "ft:x", "file-r")
+    assert ended.finished is not None
+    assert messages(jobs, job) == [
+        f"Created fine-tuning job: {job.id}", "Validating the files", "one",
+        "The job has successfully completed",
+    ]  # fmt: skip
+    for late in (
+        lambda: jobs.renew(job.id, "w"),
+        lambda: jobs.tell(job.id, "w", [Told("x", "late")]),
+        lambda: jobs.end(job.id, "w", Outcome(FAILED)),
+    ):
+        with pytest.raises(LeaseLost):
+            late()
+
+
+def test_an_event_is_told_once(jobs: Jobs) -> None:
+    job = jobs.create(order())
+    jobs.lease("w")
+    for _ in range(3):
+        jobs.tell(job.id, "w", [Told("step-1", "one"), Told("step-2", "two")])
+    assert Counter(messages(jobs, job))["one"] == 1
+
+
+def test_pages_of_events_go_backwards_without_a_gap(jobs: Jobs) -> None:
+    job = jobs.create(order())
+    jobs.lease("w")
+    jobs.tell(job.id, "w", [Told(f"step-{n}", str(n)) for n in range(7)])
+    seen, after = [], None
+    while True:
+        events, more = jobs.events(job.id, "ours", after=after, limit=3)
+        seen += [event.message for event in events]
+        if not more:
+            break
+        after = events[-1].id
+    assert seen[:7] == [str(n) for n in reversed(range(7))]
+    with pytest.raises(BadRequest, match="after"):
+        jobs.events(job.id, "ours", after="ftevent-x", limit=3)
+
+
+def test_another_projects_jobs_are_not_there(jobs: Jobs) -> None:
+    job = jobs.create(order())
+    for ask in (
+        lambda: jobs.find(job.id, "theirs"),
+        lambda: jobs.cancel(job.id, "theirs"),
+        lambda: jobs.pause(job.id, "theirs"),
+        lambda: jobs.resume(job.id, "theirs"),
+        lambda: jobs.events(job.id, "theirs", after=None, limit=1),
+        lambda: jobs.checkpoints(job.id, "theirs", after=None, limit=1),
+    ):
+        with pytest.raises(JobNotFound):
+            ask()
+    assert jobs.page("theirs", after=None, limit=9, metadata=None) == ([], False)
+    with pytest.raises(BadRequest):
+        jobs.page("theirs", after=job.id, limit=9, metadata=None)
+
+
+def test_jobs_are_listed_by_what_the_caller_noted(jobs: Jobs) -> None:
+    one = jobs.create(order(metadata={"team": "a", "n": "1"}))
+    jobs.create(order(metadata={"team": "b"}))
+    jobs.create(order())
+    found, more = jobs.page("ours", after=None, limit=9, metadata={"team": "a"})
+    assert ([job.id for job in found], more) == ([one.id], False)
+    assert len(jobs.page("ours", after=None, limit=9, metadata=None)[0]) == 3
+
+
+class TestCancelAndPause:
+    def test_what_waits_is_cancelled_at_once(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        assert jobs.cancel(job.id, "ours").status == CANCELLED
+        assert jobs.lease("w") is None
+        with pytest.raises(BadRequest, match="is cancelled"):
+            jobs.cancel(job.id, "ours")
+
+    def test_what_is_at_work_is_told_to_its_worker(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        jobs.lease("w")
+        assert jobs.pause(job.id, "ours").status == VALIDATING
+        assert jobs.renew(job.id, "w") == "pause"
+        jobs.cancel(job.id, "ours")
+        assert jobs.renew(job.id, "w") == "cancel"
+        jobs.pause(job.id, "ours")  # a cancelled job does not only rest
+        assert jobs.renew(job.id, "w") == "cancel"
+        jobs.end(job.id, "w", Outcome(CANCELLED))
+        assert status(jobs, job) == CANCELLED
+
+    def test_a_paused_job_waits_until_it_is_resumed(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        for _ in range(2):
+            jobs.lease("w")
+            jobs.pause(job.id, "ours")
+            jobs.rest(job.id, "w")
+            assert status(jobs, job) == PAUSED
+            assert jobs.lease("w") is None
+            with pytest.raises(BadRequest, match="is paused"):
+                jobs.pause(job.id, "ours")
+            assert jobs.resume(job.id, "ours").status == QUEUED
+        assert messages(jobs, job).count("The job is paused") == 2
+        assert messages(jobs, job).count("The job is resumed") == 2
+        with pytest.raises(BadRequest, match="can't be resumed"):
+            jobs.resume(job.id, "ours")
+        assert jobs.pause(job.id, "ours").status == PAUSED
+        assert jobs.cancel(job.id, "ours").status == CANCELLED
+
+
+class TestWorkersThatDie:
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(queue, "LEASE_S", 0.05)
+
+    def test_a_lost_job_goes_to_another_worker(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        jobs.lease("first")
+        assert not jobs.waiting()
+        time.sleep(0.06)
+        assert jobs.waiting()
+        again = jobs.lease("second")
+        assert again is not None
+        assert (again.id, again.lost) == (job.id, 1)
+        with pytest.raises(LeaseLost):
+            jobs.tell(job.id, "first", [Told("step-1", "late")])
+        assert "late" not in messages(jobs, job)
+
+    def test_a_job_that_kills_its_workers_fails(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        for number in range(MOST_LOST):
+            assert jobs.lease(f"w{number}") is not None
+            time.sleep(0.06)
+        assert jobs.lease("last") is None
+        failed = jobs.find(job.id, "ours")
+        assert failed.status == FAILED
+        assert failed.error is not None
+        assert failed.error["code"] == "worker_lost"
+
+    @pytest.mark.parametrize(("wanted", "ends"), [("cancel", CANCELLED), ("pause", PAUSED)])
+    def test_what_was_wanted_of_a_dead_worker_is_done(
+        self, jobs: Jobs, wanted: str, ends: str
+    ) -> None:
+        job = jobs.create(order())
+        jobs.lease("w")
+        getattr(jobs, wanted)(job.id, "ours")
+        time.sleep(0.06)
+        assert jobs.lease("other") is None
+        assert status(jobs, job) == ends
+
+    def test_a_lease_that_is_renewed_lasts(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        jobs.lease("w")
+        for _ in range(4):
+            time.sleep(0.03)
+            jobs.renew(job.id, "w")
+            assert jobs.lease("other") is None
+
+
+def test_every_job_has_one_worker_however_many_ask(jobs: Jobs) -> None:
+    made = {jobs.create(order()).id for _ in range(20)}
+    taken: list[str] = []
+    lock = threading.Lock()
+
+    def work(worker: int) -> None:
+        while (job := jobs.lease(f"w{worker}")) is not None:
+            with lock:
+                taken.append(job.id)
+            jobs.end(job.id, f"w{worker}", Outcome(SUCCEEDED))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert sorted(taken) == sorted(made)
+
+
+def test_no_project_waits_for_all_jobs_of_another(jobs: Jobs) -> None:
+    for _ in range(3):
+        jobs.create(order("many"))
+    jobs.create(order("few"))
+    taken = [jobs.lease("w") for _ in range(4)]
+    assert [job.project for job in taken if job is not None] == ["many", "few", "many", "many"]
+
+
+def test_a_file_of_a_job_stays_until_it_has_ended(
+    jobs: Jobs, registry: Registry, tmp_path: Path
+) -> None:
+    files = Files(registry.database, registry.home, [uses_file])
+    (tmp_path / "content").write_bytes(b"{}\n")
+    file = files.add(tmp_path / "content", About("ours", "a.jsonl", "fine-tune"))
+    job = jobs.create(order(training_file=file.id))
+    with pytest.raises(InUse, match=job.id):
+        files.delete(file.id, "ours")
+    jobs.cancel(job.id, "ours")
+    files.delete(file.id, "ours")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["lease", "tell", "rest", "end", "lose", "back", "cancel", "pause", "resume"]
+        )
+    )
+)
+def test_whatever_happens_a_job_has_one_end_and_only_known_ways(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[str]
+) -> None:
+    jobs = Jobs(Registry.open(tmp_path_factory.mktemp("home")).database)
+    job = jobs.create(order())
+    told = 0
+    deeds = {
+        "lease": lambda: jobs.lease("w"),
+        "tell": lambda: jobs.tell(job.id, "w", [Told("step-1", "one")], running=True),
+        "rest": lambda: jobs.rest(job.id, "w"),
+        "end": lambda: jobs.end(job.id, "w", Outcome(SUCCEEDED)),
+        "lose": lambda: jobs.lose(job.id, "w"),
+        "back": lambda: jobs.give_back(job.id, "w"),
+        "cancel": lambda: jobs.cancel(job.id, "ours"),
+        "pause": lambda: jobs.pause(job.id, "ours"),
+        "resume": lambda: jobs.resume(job.id, "ours"),
+    }
+    ended = None
+    for act in acts:
+        with suppress(LeaseLost, BadRequest):
+            deeds[act]()
+        now = jobs.find(job.id, "ours")
+        if ended is not None:
+            assert now.status == ended
+        if now.status in queue.ENDED:
+            ended = now.status
+        assert (now.worker is not None) == (now.status in queue.AT_WORK)
+        events = messages(jobs, job)
+        assert len(events) >= told
+        told = len(events)
+        assert events.count("one") <= 1
