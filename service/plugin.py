@@ -25,17 +25,18 @@ from service.capacity import Capacity
 from service.children import Children
 from service.demand import Demand
 from service.engine import Engine, MeteredClient, engine_errors
+from service.jobs.queue import Jobs
 from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
 from service.residency import Limits, Residency
-from service.routes import adapters, files, health, openai, tasks, transfers
+from service.routes import adapters, files, fine_tuning, health, openai, tasks, transfers
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
 from service.trials import Observer
 
 ROUTERS = (
-    openai.router, tasks.router, files.router, transfers.router, adapters.router, health.router,
+    openai.router, tasks.router, files.router, fine_tuning.router, transfers.router, adapters.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
@@ -67,6 +68,7 @@ class Server:
     metrics: Metrics
     children: Children
     cabinet: files.Cabinet
+    jobs: Jobs
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -123,6 +125,7 @@ class ModistePlugin:
             metrics,
             Children(),
             cabinet,
+            Jobs(self._plan.registry.database),
             background,
         )
         _meter_handlers(state, engine.client)

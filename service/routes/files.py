@@ -24,6 +24,7 @@ from service.children import Children
 from service.errors import BadRequest
 from service.file_checks import check_lines, checked
 from service.files import LEAST_S, MOST_S, UPLOADED, About, Files
+from service.jobs.queue import uses_file
 from service.record import current_project, current_record
 from service.uploads import MOST_BYTES, Uploads
 
@@ -54,7 +55,7 @@ class Cabinet:
     @classmethod
     def open(cls, registry: Registry, most_bytes: int) -> Self:
         """The files of an installation."""
-        files = Files(registry.database, registry.home)
+        files = Files(registry.database, registry.home, [uses_file])
         return cls(files, Uploads(registry.database, files), most_bytes)
 
     async def keep_expiring(self) -> None:

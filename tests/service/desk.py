@@ -20,9 +20,10 @@ from service import errors
 from service.auth import Authenticator
 from service.bounds import body_bounds
 from service.children import Children
+from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.middleware import Edge, Table
-from service.routes import files
+from service.routes import files, fine_tuning
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -48,20 +49,25 @@ class Desk:
 
 @contextmanager
 def desk(home: Path, **settings: Any) -> Iterator[Desk]:
-    """Serve files and uploads of a home."""
+    """Serve files, uploads and fine-tuning jobs of a home."""
     registry = Registry.open(home)
     made = Keys(registry.database)
     keys = {project: made.create(project)[1] for project in ("ours", "theirs")}
     chosen = Settings(**settings)
     cabinet = files.Cabinet.open(registry, chosen.max_file_bytes)
-    app = FastAPI()
-    app.include_router(files.router)
+    app, routers = FastAPI(), (files.router, fine_tuning.router)
+    for router in routers:
+        app.include_router(router)
     app.state.modiste = SimpleNamespace(
-        cabinet=cabinet, children=Children(), registry=registry, settings=chosen
+        cabinet=cabinet,
+        children=Children(),
+        registry=registry,
+        settings=chosen,
+        jobs=Jobs(registry.database),
     )
     errors.install(app, {})
     app.add_middleware(
-        Edge, table=Table.of([route.path for route in files.router.routes]),  # type: ignore[attr-defined]
+        Edge, table=Table.of([route.path for router in routers for route in router.routes]),
         authenticator=Authenticator([], made), metrics=Metrics(CollectorRegistry()),
         bounds=body_bounds(chosen),
     )  # fmt: skip
