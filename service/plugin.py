@@ -36,7 +36,8 @@ from service.telemetry import Metrics, RoutingCollector
 from service.trials import Observer
 
 ROUTERS = (
-    openai.router, tasks.router, files.router, fine_tuning.router, transfers.router, adapters.router, health.router,
+    openai.router, tasks.router, files.router, fine_tuning.router, transfers.router,
+    adapters.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 

@@ -7,13 +7,19 @@ it by their dotted names, and whether a version that passes its gate is promoted
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 from adapters.names import check_name
 from adapters.prompt import Task
 from service.errors import BadRequest
 
-Auto = Literal["auto"]
 Simple = str | int | float | bool | None
 TASK_RECIPES = {
     "generate": "generate", "translate": "translate", "answer": "answer", "classify": "classify",
@@ -28,18 +34,32 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _auto_or(kind: type[int] | type[float], least: float, most: float) -> PlainValidator:
+    """Takes `auto` or a number within bounds, and says so in one line."""
+
+    def check(value: Any) -> Any:
+        number = isinstance(value, int if kind is int else int | float)
+        if value == "auto" or (number and not isinstance(value, bool) and least <= value <= most):
+            return value
+        raise ValueError(f"must be 'auto' or a number from {least:g} to {most:g}")
+
+    name = "integer" if kind is int else "number"
+    schema = {"anyOf": [{"const": "auto"}, {"type": name, "minimum": least, "maximum": most}]}
+    return PlainValidator(check, json_schema_input_type=Annotated[Any, WithJsonSchema(schema)])
+
+
 class Hyperparameters(_Body):
     """OpenAI's; `auto` is what the recipe says."""
 
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    n_epochs: Annotated[int | str, _auto_or(int, 1, 50)] = "auto"
+    batch_size: Annotated[int | str, _auto_or(int, 1, 256)] = "auto"
+    learning_rate_multiplier: Annotated[float | str, _auto_or(float, 0.001, 100)] = "auto"
 
 
 class Preferences(Hyperparameters):
     """Of DPO."""
 
-    beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+    beta: Annotated[float | str, _auto_or(float, 0.001, 2)] = "auto"
 
 
 class Supervised(_Body):

@@ -224,8 +224,7 @@ class Worker:
         entries, end = _new_entries(run / "metrics.jsonl", attempt.seen)
         tokens = None
         steps = _steps(run)
-        for entry in entries:
-            events.append(_metrics_event(entry, steps))
+        events += [_metrics_event(entry, steps) for entry in entries]
         if (run / "adapter").is_dir():
             events.append(Told("trained", "Training is done; the model is evaluated"))
         if entries:
