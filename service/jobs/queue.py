@@ -30,7 +30,6 @@ ENDED = (SUCCEEDED, FAILED, CANCELLED)
 CANCEL, PAUSE = "cancel", "pause"
 
 LEASE_S = 30.0
-"""After so long without a sign a worker counts as dead."""
 MOST_LOST = 3
 """Workers that may die at a job."""
 
@@ -78,10 +77,14 @@ class Outcome:
 
 
 class Jobs:
-    """All fine-tuning jobs of one installation."""
+    """All fine-tuning jobs of one installation.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    Args:
+        lease_s: after so long without a sign a worker counts as dead.
+    """
+
+    def __init__(self, database: Database, lease_s: float = LEASE_S) -> None:
+        self._database, self.lease_s = database, lease_s
 
     # for callers
 
@@ -235,7 +238,7 @@ class Jobs:
             row = min(waiting, key=lambda r: (busy.get(r.project, 0), r.number), default=None)
             if row is None:
                 return None
-            row.status, row.worker, row.until = VALIDATING, worker, now + LEASE_S
+            row.status, row.worker, row.until = VALIDATING, worker, now + self.lease_s
             row.started = row.started or datetime.now(UTC)
             if row.lost == 0:
                 _tell(session, row.id, Told("validating", "Validating the files"))
@@ -249,7 +252,7 @@ class Jobs:
         """
         with self._database.write() as session:
             row = _leased(session, id_, worker)
-            row.until = time.time() + LEASE_S
+            row.until = time.time() + self.lease_s
             row.ends = ends if ends is not None else row.ends
             return row.wanted
 

@@ -50,7 +50,8 @@ from service.jobs.results import metrics_csv
 logger = logging.getLogger("modiste.worker")
 
 POLL_S = 0.5
-RENEW_S = 5.0
+RENEWALS = 6
+"""Of a lease before it would run out."""
 NICENESS = 10
 """Requests come first where a server shares the cores."""
 STOPPED = 130
@@ -90,10 +91,10 @@ class Attempt:
 class Worker:
     """Does jobs until it is told to end."""
 
-    def __init__(self, registry: Registry, at_once: int = 1) -> None:
+    def __init__(self, registry: Registry, at_once: int = 1, lease_s: float = LEASE_S) -> None:
         self.registry, self.at_once = registry, at_once
         self.id = f"worker-{os.uname().nodename}-{os.getpid()}-{uuid4().hex[:6]}"
-        self.jobs = Jobs(registry.database)
+        self.jobs = Jobs(registry.database, lease_s)
         self.files = Files(registry.database, registry.home, [uses_file])
         self.ending = False
         self._attempts: list[Attempt] = []
@@ -205,7 +206,7 @@ class Worker:
         code = attempt.child.poll()
         now = time.monotonic()
         self._tell(attempt)
-        if now - attempt.renewed > RENEW_S and code is None:
+        if now - attempt.renewed > self.jobs.lease_s / RENEWALS and code is None:
             wanted = self.jobs.renew(attempt.job.id, self.id)
             attempt.renewed = now
             if wanted is not None:
@@ -372,9 +373,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="worker", description="Do fine-tuning jobs.")
     parser.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
     parser.add_argument("--jobs", type=int, default=1, help="jobs at once, where memory allows")
+    parser.add_argument(
+        "--lease-s", type=float, default=LEASE_S,
+        help="after so long without a sign of a worker another takes its jobs, seconds",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level="INFO")
-    worker = Worker(Registry.open(options.home), max(1, options.jobs))
+    worker = Worker(Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s))
 
     def end(_number: int, _frame: FrameType | None) -> None:
         worker.ending = True

@@ -183,9 +183,9 @@ class TestCancelAndPause:
 
 
 class TestWorkersThatDie:
-    @pytest.fixture(autouse=True)
-    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(queue, "LEASE_S", 0.05)
+    @pytest.fixture
+    def jobs(self, registry: Registry) -> Jobs:
+        return Jobs(registry.database, lease_s=0.05)
 
     def test_a_lost_job_goes_to_another_worker(self, jobs: Jobs) -> None:
         job = jobs.create(order())
