@@ -37,6 +37,7 @@ from service.jobs.queue import (
     CANCEL,
     CANCELLED,
     FAILED,
+    LEASE_S,
     PAUSE,
     SUCCEEDED,
     Jobs,
