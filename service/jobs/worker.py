@@ -57,7 +57,9 @@ NICENESS = 10
 """Requests come first where a server shares the cores."""
 STOPPED = 130
 """The trainer's exit code when it was asked to stop."""
-_PARAMS = {"data.train": "training_file", "data.test": "validation_file"}
+_PARAMS = {
+    "data": "training_file", "data.train": "training_file", "data.test": "validation_file",
+}  # fmt: skip
 _GIB = 2**30
 _PR_SET_PDEATHSIG = 1
 
