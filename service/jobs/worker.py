@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -78,8 +77,12 @@ class Attempt:
     child: "subprocess.Popen[bytes]"
     stopping: str | None = None
     """Why the child was asked to stop."""
-    seen: int = 0
-    """Bytes of metrics.jsonl that were told."""
+    told: int = 0
+    """The last step that was told."""
+    running: bool = False
+    trained: bool = False
+    ends: datetime | None = None
+    """Expected."""
     renewed: float = field(default_factory=time.monotonic)
     started: float = field(default_factory=time.monotonic)
 
@@ -128,6 +131,13 @@ class Worker:
             self._attempts.remove(attempt)
         except (AdapterError, ServiceError) as error:  # the database or the store is away
             logger.warning("%s: %s", attempt.job.id, error)
+        except Exception:  # one job must not end the others
+            logger.exception("%s is given up here", attempt.job.id)
+            attempt.child.kill()
+            attempt.child.wait()
+            self._attempts.remove(attempt)
+            with suppress(LeaseLost, AdapterError):
+                self.jobs.lose(attempt.job.id, self.id)
 
     # beginning
 
@@ -210,7 +220,7 @@ class Worker:
         now = time.monotonic()
         self._tell(attempt)
         if now - attempt.renewed > self.jobs.lease_s / RENEWALS and code is None:
-            wanted = self.jobs.renew(attempt.job.id, self.id)
+            wanted = self.jobs.renew(attempt.job.id, self.id, attempt.ends)
             attempt.renewed = now
             if wanted is not None:
                 attempt.stop(wanted)
@@ -220,33 +230,26 @@ class Worker:
         return True
 
     def _tell(self, attempt: Attempt) -> None:
+        """Tell of the steps since the last time, and of what else happened."""
         run = attempt.folder / "run"
-        events: list[Told] = []
-        running = (run / "preflight.json").is_file()
-        if running:
-            events.append(Told("running", "Files validated, training begins"))
-        entries, end = _new_entries(run / "metrics.jsonl", attempt.seen)
-        tokens = None
-        steps = _steps(run)
-        events += [_metrics_event(entry, steps) for entry in entries]
-        if (run / "adapter").is_dir():
-            events.append(Told("trained", "Training is done; the model is evaluated"))
-        if entries:
-            tokens = sum(entry["tokens"] for entry in _entries(run / "metrics.jsonl"))
-        if entries or (running and attempt.seen == 0):
-            self.jobs.tell(attempt.job.id, self.id, events, running=running, trained_tokens=tokens)
-            if entries and steps is not None:
-                self._expect(attempt, entries[-1]["step"], steps)
-        attempt.seen = end
-
-    def _expect(self, attempt: Attempt, step: int, steps: int) -> None:
-        """When the job will end, by the steps of this attempt so far."""
-        entries = list(_entries(attempt.folder / "run" / "metrics.jsonl"))[-20:]
-        if len(entries) < 2:
+        if not (run / "preflight.json").is_file():
             return
-        each = (entries[-1]["time"] - entries[0]["time"]) / (len(entries) - 1)
-        ends = datetime.now(UTC) + timedelta(seconds=each * max(steps - step, 0))
-        self.jobs.renew(attempt.job.id, self.id, ends)
+        entries = _entries(run / "metrics.jsonl")
+        fresh = [entry for entry in entries if entry["step"] > attempt.told]
+        trained = (run / "adapter").is_dir()
+        if not fresh and attempt.running and trained == attempt.trained:
+            return
+        steps = _steps(run)
+        events = [Told("running", "The files are valid, training begins")]
+        events += [_metrics_event(entry, steps) for entry in fresh]
+        if trained:
+            events.append(Told("trained", "Training is done; the model is evaluated"))
+        tokens = sum(entry["tokens"] for entry in entries)
+        self.jobs.tell(attempt.job.id, self.id, events, running=True, trained_tokens=tokens)
+        attempt.running, attempt.trained = True, trained
+        if fresh:
+            attempt.told = fresh[-1]["step"]
+            attempt.ends = _expected_end(entries, steps)
 
     # the end
 
@@ -318,22 +321,13 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    yield from _new_entries(path, 0)[0]
-
-
-def _new_entries(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
-    """Whole lines of a file of JSON after some bytes, and where they end."""
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The steps of metrics.jsonl, which a resumed run writes anew; none of half a line."""
     try:
-        with path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < start:  # a resumed run takes back what it repeats
-                start = 0
-            file.seek(start)
-            data = file.read()
+        data = path.read_bytes()
     except FileNotFoundError:
-        return [], 0
-    whole = data[: data.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+        return []
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
 def _steps(run: Path) -> int | None:
@@ -342,6 +336,15 @@ def _steps(run: Path) -> int | None:
     except (OSError, ValueError, KeyError):
         return None
     return int(plan["steps"])
+
+
+def _expected_end(entries: list[dict[str, Any]], steps: int | None) -> datetime | None:
+    """When the last step will be done, by how long the last ones took."""
+    last = entries[-20:]
+    if steps is None or len(last) < 2:
+        return None
+    each = (last[-1]["time"] - last[0]["time"]) / (len(last) - 1)
+    return datetime.now(UTC) + timedelta(seconds=each * max(steps - last[-1]["step"], 0))
 
 
 def _metrics_event(entry: dict[str, Any], steps: int | None) -> Told:
