@@ -235,9 +235,9 @@ class Jobs:
             waiting = session.scalars(
                 select(JobRow).where(JobRow.status == QUEUED).order_by(JobRow.number)
             ).all()
-            row = min(waiting, key=lambda r: (busy.get(r.project, 0), r.number), default=None)
-            if row is None:
+            if not waiting:
                 return None
+            row = min(waiting, key=lambda r: (busy.get(r.project, 0), r.number))
             row.status, row.worker, row.until = VALIDATING, worker, now + self.lease_s
             row.started = row.started or datetime.now(UTC)
             if row.lost == 0:
