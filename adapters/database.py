@@ -24,6 +24,7 @@ class Moment(TypeDecorator[datetime]):
 class Table(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
         dict[str, Any]: JSON(none_as_null=True),
+        list[dict[str, Any]]: JSON(none_as_null=True),
         datetime: Moment,
     }
 

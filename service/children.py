@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from service.errors import BadRequest, NotReady
+from service.errors import BadRequest, NotReady, ServiceError
 
 logger = logging.getLogger("modiste.children")
 
@@ -47,6 +47,12 @@ class Children:
         lines = told.decode(errors="replace").strip().splitlines()
         logger.info("%s ended with %s: %s", module, child.returncode, " | ".join(lines[-5:]))
         return _answer(printed, lines, child.returncode or 0)
+
+
+def refusal(error: ServiceError) -> str:
+    """What a child prints that refuses its input; it then ends with 2."""
+    told = {"message": error.message, "param": error.param, "hint": error.hint, "code": error.code}
+    return json.dumps({"error": told})
 
 
 def _answer(printed: bytes, told: list[str], code: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of what callers keep here: keys, files, jobs.
+"""The tables of what callers keep here: keys, files, jobs, batches.
 
 They lie beside the registry's in one database and have one history of migrations with them
 (`adapters/migrations`). What is listed in pages has a `number` that rises, so that a page
@@ -167,3 +167,55 @@ class CheckpointRow(Table):
     model: Mapped[str]
     metrics: Mapped[dict[str, Any]]
     created: Mapped[datetime]
+
+
+class BatchRow(Table):
+    """Many requests of one file: how far they are, and which server works on them."""
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        UniqueConstraint("id", name="uq_batches_id"),
+        Index("ix_batches_project", "project", "number"),
+        Index("ix_batches_status", "status"),
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str]
+    project: Mapped[str]
+    caller: Mapped[str]
+    endpoint: Mapped[str]
+    input_file: Mapped[str]
+    window: Mapped[str]
+    """As asked, such as 24h."""
+    output_expires_after_s: Mapped[int | None]
+    labels: Mapped[dict[str, Any] | None]
+    """The caller's metadata."""
+    status: Mapped[str]
+    created: Mapped[datetime]
+    expires: Mapped[datetime]
+    in_progress: Mapped[datetime | None]
+    cancelling: Mapped[datetime | None]
+    finalizing: Mapped[datetime | None]
+    ended: Mapped[datetime | None]
+    total: Mapped[int]
+    completed: Mapped[int]
+    failed: Mapped[int]
+    """Lines, as are those two."""
+    errors: Mapped[list[dict[str, Any]] | None]
+    """Why the whole batch failed."""
+    output_file: Mapped[str | None]
+    error_file: Mapped[str | None]
+    server: Mapped[str | None]
+    until: Mapped[float]
+    """Of the server's lease, seconds since 1970."""
+    lost: Mapped[int]
+    """Servers that died at it since its last finished line."""
+
+
+class BatchPartRow(Table):
+    """Answers to some lines of a batch; they lie in the file store, and are never asked again."""
+
+    __tablename__ = "batch_parts"
+    batch: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    place: Mapped[str]
+    """Key in the file store; of two servers that both believe to have the batch no two agree."""

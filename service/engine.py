@@ -33,7 +33,8 @@ from adapters.prompt import PromptTemplate, Renderer, TaskInput, Tokenizer
 from service.errors import BadRequest, EngineFailed, NotReady, error_response
 from service.inspector import Inspection, together
 from service.models import Resolved
-from service.record import current_record
+from service.record import PRIORITY_INTERACTIVE, PRIORITY_PROOF, current_record
+from service.traffic import Traffic
 
 __all__ = [
     "ChatCompletionRequest",
@@ -51,9 +52,6 @@ __all__ = [
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
-
-PRIORITY_INTERACTIVE = 0
-PRIORITY_PROOF = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +107,7 @@ class MeteredClient:
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
+        self.traffic = Traffic()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -122,6 +121,7 @@ class MeteredClient:
                 yield output
             return
         counted = 0
+        self.traffic.enter(record)
         delta = getattr(args[1] if len(args) > 1 else None, "output_kind", None)
         try:
             async for output in outputs:
@@ -138,6 +138,7 @@ class MeteredClient:
             record.failed = True
             raise
         finally:
+            self.traffic.leave(record)
             await outputs.aclose()
 
 
@@ -195,13 +196,14 @@ class Engine:
         self, prompt_ids: list[int], params: SamplingParams, model: Resolved
     ) -> AsyncIterator[AsyncIterator[RequestOutput]]:
         record = current_record()
+        priority = PRIORITY_INTERACTIVE if record is None else record.priority
         outputs = self.client.generate(
             # a prefix cache shared between projects would tell what another one asked
             tokens_input(prompt_ids, cache_salt=None if record is None else record.project),
             params,
             f"task-{uuid4().hex}",
             lora_request=model.lora_request,
-            priority=PRIORITY_INTERACTIVE,
+            priority=priority,
         )
         try:
             yield outputs

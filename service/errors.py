@@ -7,6 +7,7 @@
     ├── FileNotFound             404     invalid_request_error
     ├── UploadNotFound           404     invalid_request_error
     ├── JobNotFound              404     invalid_request_error
+    ├── BatchNotFound            404     invalid_request_error
     ├── RouteNotFound            404     invalid_request_error
     ├── InUse                    409     invalid_request_error
     ├── TooLarge                 413     invalid_request_error
@@ -70,6 +71,10 @@ class UploadNotFound(ServiceError):
 
 class JobNotFound(ServiceError):
     status, type, default_code = 404, "invalid_request_error", "fine_tuning_job_not_found"
+
+
+class BatchNotFound(ServiceError):
+    status, type, default_code = 404, "invalid_request_error", "batch_not_found"
 
 
 class InUse(ServiceError):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from service.children import refusal
 from service.errors import BadRequest, ServiceError
 
 LINES = frozenset({"fine-tune", "batch", "evals"})
@@ -44,11 +45,15 @@ def checked(filename: str, purpose: str) -> bool:
 def check_lines(path: Path, purpose: str) -> int:
     """Check every line; returns how many have an object.
 
+    Those of a batch are left to it: a broken line is one in its file of errors.
+
     Raises:
         BadRequest: a line has none, or the file has no line; says where and why.
     """
-    if purpose == "batch" and path.stat().st_size > MAX_BATCH_BYTES:
-        raise _refused(f"a file for batches has at most {MAX_BATCH_BYTES} bytes", "split it")
+    if purpose == "batch":
+        if path.stat().st_size > MAX_BATCH_BYTES:
+            raise _refused(f"a file for batches has at most {MAX_BATCH_BYTES} bytes", "split it")
+        return 0
     count = 0
     for number, value in _objects(path):
         count += 1
@@ -110,8 +115,7 @@ def main(arguments: list[str]) -> int:
     try:
         print(json.dumps({"lines": check_lines(Path(path), purpose)}))
     except ServiceError as error:
-        told = {"message": error.message, "param": error.param, "hint": error.hint}
-        print(json.dumps({"error": {**told, "code": error.code}}))
+        print(refusal(error))
         return 2
     return 0
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,8 @@ from adapters.errors import StoreFailed
 from adapters.home import Home
 from adapters.remote import Remote
 from service.database import FileRow
-from service.errors import BadRequest, FileNotFound, InUse
+from service.errors import FileNotFound, InUse
+from service.objects import page_of
 
 UPLOADED = ("fine-tune", "batch", "evals", "user_data")
 """Purposes that a caller may give."""
@@ -36,6 +38,7 @@ BATCH_EXPIRES = timedelta(seconds=MOST_S)
 """Files for batches expire without being asked to, as at OpenAI."""
 
 _ALPHABET = string.ascii_letters + string.digits
+_ID_LENGTH = 24
 
 Uses = Callable[[Session, str], str | None]
 """Who still needs a file, told in words; None: nobody."""
@@ -99,15 +102,23 @@ class Files:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.contents = Remote(f"file://{home.files}" if url is None else url)
 
-    def add(self, content: Path, about: About) -> File:
+    def add(self, content: Path, about: About, id_: str | None = None) -> File:
         """Keep a copy of a content.
+
+        Args:
+            id_: of the file, from `derived_id`; a second call changes nothing.
 
         Raises:
             StoreFailed: nothing was kept.
         """
+        if id_ is not None:
+            with self._database.read() as session:
+                known = session.scalar(select(FileRow).where(FileRow.id == id_))
+            if known is not None:
+                return _file(known)
         now = datetime.now(UTC)
         row = FileRow(
-            id=new_id("file-"), project=about.project, filename=about.filename,
+            id=id_ or new_id("file-"), project=about.project, filename=about.filename,
             purpose=about.purpose, bytes=content.stat().st_size, digest=digest_file(content),
             created=now, expires=about.expiry(now),
         )  # fmt: skip
@@ -138,20 +149,13 @@ class Files:
         Raises:
             BadRequest: there is no file `after`.
         """
-        query = select(FileRow).where(FileRow.project == project, _lives())
+        of = FileRow.project == project
+        query = select(FileRow).where(of, _lives())
         if purpose is not None:
             query = query.where(FileRow.purpose == purpose)
         with self._database.read() as session:
-            if after is not None:
-                number = session.scalar(
-                    select(FileRow.number).where(FileRow.id == after, FileRow.project == project)
-                )
-                if number is None:
-                    raise no_such_cursor(after)
-                query = query.where(FileRow.number > number if rising else FileRow.number < number)
-            order = FileRow.number.asc() if rising else FileRow.number.desc()
-            rows = list(session.scalars(query.order_by(order).limit(limit + 1)))
-        return [_file(row) for row in rows[:limit]], len(rows) > limit
+            rows, more = page_of(session, query, of, after, limit, rising=rising)
+        return [_file(row) for row in rows], more
 
     def delete(self, id_: str, project: str) -> None:
         """Remove a file.
@@ -210,14 +214,17 @@ class Files:
 
 def new_id(prefix: str) -> str:
     """An id that nobody guesses."""
-    return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(24))
+    return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
 
 
-def no_such_cursor(after: str) -> BadRequest:
-    return BadRequest(
-        f"after: there is no {after[:80]!r}", param="after",
-        hint="give the last id of the page before, as it was listed",
-    )  # fmt: skip
+def derived_id(*parts: str) -> str:
+    """A file's id that follows from what it is, so that work which is repeated makes it once."""
+    number = int.from_bytes(sha256("\0".join(parts).encode()).digest())
+    digits = ""
+    while len(digits) < _ID_LENGTH:
+        number, rest = divmod(number, len(_ALPHABET))
+        digits += _ALPHABET[rest]
+    return f"file-{digits}"
 
 
 def _lives() -> Any:

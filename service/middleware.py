@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Authenticator
 from service.errors import RouteNotFound, ServiceError, TooLarge, from_service
-from service.record import Record, set_record
+from service.record import RECORD, Record, set_record
 from service.telemetry import Metrics
 
 PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/version"})
@@ -104,7 +104,8 @@ class Edge:
             return
         headers = dict(scope["headers"])
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in STRIPPED]
-        record = Record(_request_id(headers), self._table.match(scope["path"]) or "unknown")
+        own: Record | None = scope.get(RECORD)
+        record = own or Record(_request_id(headers), self._table.match(scope["path"]) or "unknown")
         record.sticky_key = headers.get(STICKY, b"").decode("latin-1")
         set_record(record)
         self._metrics.in_flight.inc()
@@ -127,7 +128,7 @@ class Edge:
     ) -> ServiceError | None:
         path = scope["path"]
         try:
-            if path not in PUBLIC:
+            if path not in PUBLIC and RECORD not in scope:
                 caller = self._authenticator.caller(
                     headers.get(b"authorization", b"").decode("latin-1") or None
                 )

@@ -6,8 +6,10 @@ and handlers are there. Our routes replace vLLM's of the same path; all others g
 
 import asyncio
 from argparse import Namespace
+from collections.abc import Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,24 +22,30 @@ from adapters.bases import Base
 from adapters.registry import Registry
 from service import errors
 from service.auth import Authenticator
+from service.batches.gate import Gate
+from service.batches.parts import Parts
+from service.batches.queue import Batches
+from service.batches.runner import gate_places, run_batches
+from service.batches.work import Bench
 from service.bounds import body_bounds
 from service.capacity import Capacity
 from service.children import Children
 from service.demand import Demand
 from service.engine import Engine, MeteredClient, engine_errors
+from service.inside import ask
 from service.jobs.queue import Jobs
 from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
 from service.residency import Limits, Residency
-from service.routes import adapters, files, fine_tuning, health, openai, tasks, transfers
+from service.routes import adapters, batches, files, fine_tuning, health, openai, tasks, transfers
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
 from service.trials import Observer
 
 ROUTERS = (
-    openai.router, tasks.router, files.router, fine_tuning.router, transfers.router,
-    adapters.router, health.router,
+    openai.router, tasks.router, files.router, fine_tuning.router, batches.router,
+    transfers.router, adapters.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
@@ -70,6 +78,7 @@ class Server:
     children: Children
     cabinet: files.Cabinet
     jobs: Jobs
+    batches: Batches
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -109,6 +118,17 @@ class ModistePlugin:
         cabinet = files.Cabinet.open(self._plan.registry, settings.max_file_bytes)
         observer = Observer(self._plan.registry, residency.leasing.server, models, metrics)
         demand = Demand(self._plan.registry, residency, metrics)
+        children, queue = Children(), Batches(self._plan.registry.database)
+        sequences = engine_client.vllm_config.scheduler_config.max_num_seqs
+        bench = Bench(
+            queue,
+            cabinet.files,
+            Parts(cabinet.files.contents, cabinet.files.scratch),
+            children,
+            Gate(engine.client.traffic, *gate_places(sequences)),
+            partial(ask, self._app),
+            residency.leasing.server,
+        )
         background = (
             asyncio.create_task(observer.run()),
             asyncio.create_task(demand.follow(models.caught_up)),
@@ -116,6 +136,7 @@ class ModistePlugin:
             asyncio.create_task(residency.leasing.keep(residency.digests)),
             asyncio.create_task(self._plan.authenticator.follow()),
             asyncio.create_task(cabinet.keep_expiring()),
+            asyncio.create_task(_once_ready(models.caught_up, run_batches(bench))),
         )
         state.modiste = Server(
             settings,
@@ -124,9 +145,10 @@ class ModistePlugin:
             models,
             residency,
             metrics,
-            Children(),
+            children,
             cabinet,
             Jobs(self._plan.registry.database),
+            queue,
             background,
         )
         _meter_handlers(state, engine.client)
@@ -154,6 +176,11 @@ class ModistePlugin:
             target_modules=frozenset(settings.lora_target_modules),
             room_wait_s=settings.version_wait_s,
         )
+
+
+async def _once_ready(ready: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    await ready.wait()
+    await work
 
 
 def our_routes() -> list[APIRoute]:

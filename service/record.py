@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from service.trials import Tried
 
 
+RECORD = "modiste.record"
+"""Key of a request's ASGI scope: the server's own requests bring their record."""
+
+PRIORITY_INTERACTIVE, PRIORITY_BATCH, PRIORITY_PROOF = 0, 10, 100
+"""In the engine, the smallest first."""
+
+
 @dataclass(slots=True)
 class Record:
     """Times are `perf_counter` seconds."""
@@ -24,6 +31,7 @@ class Record:
     project: str = "default"
     caller: str = ""
     task: str = ""
+    priority: int = PRIORITY_INTERACTIVE
     sticky_key: str = ""
     """The caller's own: equal keys are answered by the same side of a canary."""
     model: "Resolved | None" = None

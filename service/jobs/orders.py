@@ -19,6 +19,7 @@ from pydantic import (
 from adapters.names import check_name
 from adapters.prompt import Task
 from service.errors import BadRequest
+from service.objects import Metadata
 
 Simple = str | int | float | bool | None
 TASK_RECIPES = {
@@ -125,13 +126,7 @@ class NewJob(_Body):
     validation_file: str | None = Field(default=None, max_length=200)
     suffix: str | None = Field(default=None, max_length=64)
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     integrations: list[Any] | None = None

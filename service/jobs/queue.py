@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from adapters.connect import Database
 from service.database import CheckpointRow, JobEventRow, JobRow
 from service.errors import BadRequest, JobNotFound
-from service.files import new_id, no_such_cursor
+from service.files import new_id
+from service.objects import page_of
 
 QUEUED, VALIDATING, RUNNING, PAUSED = "queued", "validating_files", "running", "paused"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
@@ -126,7 +127,7 @@ class Jobs:
         for key, value in (metadata or {}).items():
             query = query.where(JobRow.labels[key].as_string() == value)
         with self._database.read() as session:
-            return _page(session, query, JobRow, after, limit, JobRow.project == project)
+            return page_of(session, query, JobRow.project == project, after, limit)
 
     def events(
         self, id_: str, project: str, *, after: str | None, limit: int
@@ -139,7 +140,7 @@ class Jobs:
         with self._database.read() as session:
             _own(session, id_, project)
             query = select(JobEventRow).where(JobEventRow.job == id_)
-            return _page(session, query, JobEventRow, after, limit, JobEventRow.job == id_)
+            return page_of(session, query, JobEventRow.job == id_, after, limit)
 
     def checkpoints(
         self, id_: str, project: str, *, after: str | None, limit: int
@@ -152,7 +153,7 @@ class Jobs:
         with self._database.read() as session:
             _own(session, id_, project)
             query = select(CheckpointRow).where(CheckpointRow.job == id_)
-            return _page(session, query, CheckpointRow, after, limit, CheckpointRow.job == id_)
+            return page_of(session, query, CheckpointRow.job == id_, after, limit)
 
     def cancel(self, id_: str, project: str) -> JobRow:
         """End a job; one that is at work ends within a step.
@@ -363,18 +364,6 @@ def _leased(session: Session, id_: str, worker: str) -> JobRow:
     if row is None or row.status not in AT_WORK:
         raise LeaseLost(id_)
     return row
-
-
-def _page(
-    session: Session, query: Select[Any], table: Any, after: str | None, limit: int, of: Any
-) -> tuple[list[Any], bool]:
-    if after is not None:
-        number = session.scalar(select(table.number).where(table.id == after, of))
-        if number is None:
-            raise no_such_cursor(after)
-        query = query.where(table.number < number)
-    rows = list(session.scalars(query.order_by(table.number.desc()).limit(limit + 1)))
-    return rows[:limit], len(rows) > limit
 
 
 def _tell(session: Session, job: str, event: Told) -> None:

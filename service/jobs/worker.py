@@ -43,9 +43,9 @@ from service.jobs.queue import (
     LeaseLost,
     Outcome,
     Told,
-    uses_file,
 )
 from service.jobs.results import metrics_csv
+from service.uses import USES
 
 logger = logging.getLogger("modiste.worker")
 
@@ -101,7 +101,7 @@ class Worker:
         self.registry, self.at_once = registry, at_once
         self.id = f"worker-{os.uname().nodename}-{os.getpid()}-{uuid4().hex[:6]}"
         self.jobs = Jobs(registry.database, lease_s)
-        self.files = Files(registry.database, registry.home, [uses_file])
+        self.files = Files(registry.database, registry.home, USES)
         self.ending = False
         self._attempts: list[Attempt] = []
 

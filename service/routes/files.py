@@ -21,12 +21,13 @@ from starlette.requests import ClientDisconnect
 from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service.children import Children
-from service.errors import BadRequest
+from service.errors import BadRequest, FileNotFound
 from service.file_checks import check_lines, checked
-from service.files import LEAST_S, MOST_S, UPLOADED, About, Files
-from service.jobs.queue import uses_file
+from service.files import LEAST_S, MOST_S, UPLOADED, About, File, Files
+from service.objects import listing
 from service.record import current_project, current_record
 from service.uploads import MOST_BYTES, Uploads
+from service.uses import USES
 
 logger = logging.getLogger("modiste.files")
 
@@ -55,7 +56,7 @@ class Cabinet:
     @classmethod
     def open(cls, registry: Registry, most_bytes: int) -> Self:
         """The files of an installation."""
-        files = Files(registry.database, registry.home, [uses_file])
+        files = Files(registry.database, registry.home, USES)
         return cls(files, Uploads(registry.database, files), most_bytes)
 
     async def keep_expiring(self) -> None:
@@ -108,15 +109,6 @@ async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JS
         limit=page.limit, rising=page.order == "asc",
     )  # fmt: skip
     return JSONResponse(listing([file.to_json() for file in files], more=more))
-
-
-def listing(objects: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
-    """OpenAI's `list` object."""
-    ids = [one["id"] for one in objects] or [None]
-    return {
-        "object": "list", "data": objects, "has_more": more,
-        "first_id": ids[0], "last_id": ids[-1],
-    }  # fmt: skip
 
 
 @router.get("/v1/files/{file_id}")
@@ -228,6 +220,25 @@ async def cancel_upload(upload_id: str, raw_request: Request) -> JSONResponse:
     uploads = _cabinet(raw_request).uploads
     upload = await asyncio.to_thread(uploads.cancel, upload_id, current_project())
     return JSONResponse(upload.to_json())
+
+
+async def find_file(raw_request: Request, id_: str, param: str, purpose: str) -> File:
+    """A file of the caller's project that a field of a request names.
+
+    Raises:
+        BadRequest: there is none, or it is for another purpose.
+    """
+    files = _cabinet(raw_request).files
+    try:
+        file = await asyncio.to_thread(files.find, id_, current_project(), param)
+    except FileNotFound as error:
+        raise BadRequest(error.message, param=param, hint=error.hint, code=error.code) from error
+    if file.purpose != purpose:
+        raise BadRequest(
+            f"{param}: {id_} has the purpose {file.purpose}", param=param,
+            hint=f"upload it with the purpose {purpose}", code="wrong_purpose",
+        )  # fmt: skip
+    return file
 
 
 def _cabinet(raw_request: Request) -> Cabinet:

@@ -1,32 +1,23 @@
 """OpenAI's fine-tuning jobs: asked for here, done by workers."""
 
 import asyncio
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service.database import CheckpointRow, JobEventRow, JobRow
-from service.errors import BadRequest, FileNotFound
+from service.errors import BadRequest
 from service.jobs.orders import TASK_RECIPES, NewJob, checked_suffix, trainer_settings
 from service.jobs.queue import Jobs, Order
+from service.objects import Page, listing, seconds
 from service.record import current_project, current_record
-from service.routes.files import Cabinet, listing
+from service.routes.files import find_file
 
 router = APIRouter()
-
-
-class Page(BaseModel):
-    """Which part of a list."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    after: str | None = Field(default=None, max_length=200)
-    limit: int = Field(default=20, ge=1, le=100)
 
 
 class CheckpointPage(Page):
@@ -42,7 +33,8 @@ async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
     settings = trainer_settings(method, seed)
     suffix = checked_suffix(request.suffix)
     for param in ("training_file", "validation_file"):
-        await _check_file(raw_request, getattr(request, param), param)
+        if (file := getattr(request, param)) is not None:
+            await find_file(raw_request, file, param, "fine-tune")
     record = current_record()
     order = Order(
         project=current_project(), caller="" if record is None else record.caller,
@@ -129,8 +121,8 @@ def describe_job(job: JobRow) -> dict[str, Any]:
     """OpenAI's `fine_tuning.job` object."""
     kind = job.method["type"]
     return {
-        "object": "fine_tuning.job", "id": job.id, "created_at": _seconds(job.created),
-        "finished_at": _seconds(job.finished), "estimated_finish": _seconds(job.ends),
+        "object": "fine_tuning.job", "id": job.id, "created_at": seconds(job.created),
+        "finished_at": seconds(job.finished), "estimated_finish": seconds(job.ends),
         "model": job.model, "fine_tuned_model": job.result, "organization_id": job.project,
         "status": job.status, "training_file": job.training_file,
         "validation_file": job.validation_file,
@@ -144,7 +136,7 @@ def describe_job(job: JobRow) -> dict[str, Any]:
 def describe_event(event: JobEventRow) -> dict[str, Any]:
     """OpenAI's `fine_tuning.job.event` object."""
     return {
-        "object": "fine_tuning.job.event", "id": event.id, "created_at": _seconds(event.created),
+        "object": "fine_tuning.job.event", "id": event.id, "created_at": seconds(event.created),
         "level": event.level, "message": event.message, "type": event.type,
         "data": event.data or {},
     }  # fmt: skip
@@ -154,28 +146,10 @@ def describe_checkpoint(checkpoint: CheckpointRow) -> dict[str, Any]:
     """OpenAI's `fine_tuning.job.checkpoint` object."""
     return {
         "object": "fine_tuning.job.checkpoint", "id": checkpoint.id,
-        "created_at": _seconds(checkpoint.created), "fine_tuning_job_id": checkpoint.job,
+        "created_at": seconds(checkpoint.created), "fine_tuning_job_id": checkpoint.job,
         "fine_tuned_model_checkpoint": checkpoint.model, "step_number": checkpoint.step,
         "metrics": checkpoint.metrics,
     }  # fmt: skip
-
-
-async def _check_file(raw_request: Request, file_id: str | None, param: str) -> None:
-    """A file of the project that is for training."""
-    if file_id is None:
-        return
-    cabinet: Cabinet = raw_request.app.state.modiste.cabinet
-    try:
-        file = await asyncio.to_thread(cabinet.files.find, file_id, current_project(), param)
-    except FileNotFound as error:
-        raise BadRequest(
-            error.message, param=param, hint=error.hint, code="file_not_found"
-        ) from error
-    if file.purpose != "fine-tune":
-        raise BadRequest(
-            f"{param}: {file_id} has the purpose {file.purpose}", param=param,
-            hint="upload it with the purpose fine-tune", code="wrong_purpose",
-        )  # fmt: skip
 
 
 async def _start(raw_request: Request, model: str) -> dict[str, Any]:
@@ -200,7 +174,3 @@ async def _start(raw_request: Request, model: str) -> dict[str, Any]:
 def _jobs(raw_request: Request) -> Jobs:
     jobs: Jobs = raw_request.app.state.modiste.jobs
     return jobs
-
-
-def _seconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())

@@ -16,7 +16,7 @@ from service.engine import (
 )
 from service.errors import BadRequest, ModelNotFound, error_response
 from service.models import Models, Resolved
-from service.record import current_record
+from service.record import PRIORITY_INTERACTIVE, current_record
 
 router = APIRouter()
 
@@ -67,6 +67,7 @@ async def _answer(
     request.model = resolved.engine_name
     # a prefix cache shared between projects would tell by its speed what another asked
     request.cache_salt = record.project if record is not None else None
+    request.priority = record.priority if record is not None else PRIORITY_INTERACTIVE
     result = await create(request, raw_request)
     if isinstance(result, ErrorResponse):
         return _vllm_error(result)

@@ -1,4 +1,4 @@
-"""projects, API keys, uploaded files, fine-tuning jobs"""
+"""projects, API keys, uploaded files, fine-tuning jobs, batches"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -116,4 +116,41 @@ def upgrade() -> None:
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
         sa.UniqueConstraint("id", name="uq_job_checkpoints_id"),
         sa.UniqueConstraint("job", "step", name="uq_job_checkpoints_step"),
+    )
+    op.create_table(
+        "batches",
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("id", sa.String, nullable=False),
+        sa.Column("project", sa.String, nullable=False),
+        sa.Column("caller", sa.String, nullable=False),
+        sa.Column("endpoint", sa.String, nullable=False),
+        sa.Column("input_file", sa.String, nullable=False),
+        sa.Column("window", sa.String, nullable=False),
+        sa.Column("output_expires_after_s", sa.Integer),
+        sa.Column("labels", sa.JSON),
+        sa.Column("status", sa.String, nullable=False),
+        *(
+            sa.Column(name, sa.DateTime(timezone=True), nullable=name not in ("created", "expires"))
+            for name in (
+                "created", "expires", "in_progress", "cancelling", "finalizing", "ended",
+            )
+        ),
+        sa.Column("total", sa.Integer, nullable=False),
+        sa.Column("completed", sa.Integer, nullable=False),
+        sa.Column("failed", sa.Integer, nullable=False),
+        sa.Column("errors", sa.JSON),
+        sa.Column("output_file", sa.String),
+        sa.Column("error_file", sa.String),
+        sa.Column("server", sa.String),
+        sa.Column("until", sa.Double, nullable=False),
+        sa.Column("lost", sa.Integer, nullable=False),
+        sa.UniqueConstraint("id", name="uq_batches_id"),
+    )  # fmt: skip
+    op.create_index("ix_batches_project", "batches", ["project", "number"])
+    op.create_index("ix_batches_status", "batches", ["status"])
+    op.create_table(
+        "batch_parts",
+        sa.Column("batch", sa.String, sa.ForeignKey("batches.id"), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("place", sa.String, nullable=False),
     )
