@@ -44,9 +44,9 @@ class Index:
         faults: the other lines.
     """
 
-    places: array[int] = field(default_factory=lambda: array("q"))
-    numbers: array[int] = field(default_factory=lambda: array("q"))
-    order: array[int] = field(default_factory=lambda: array("q"))
+    places: "array[int]" = field(default_factory=lambda: array("q"))
+    numbers: "array[int]" = field(default_factory=lambda: array("q"))
+    order: "array[int]" = field(default_factory=lambda: array("q"))
     faults: list[Fault] = field(default_factory=list)
 
     @property

@@ -1,9 +1,17 @@
-"""The routes that need no engine, behind the real edge, on a port of their own."""
+"""The routes that need no engine, behind the real edge, on a port of their own.
 
+`python -m tests.service.desk HOME PORT LOG` serves a home with a stand-in for the engine, to be
+killed.
+"""
+
+import asyncio
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,21 +19,32 @@ from typing import Any
 import httpx
 import openai
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
 from adapters.registry import Registry
 from bench.servers import free_port
 from service import errors
 from service.auth import Authenticator
+from service.batches.gate import Gate
+from service.batches.parts import Parts
+from service.batches.queue import Batches
+from service.batches.runner import run_batches
+from service.batches.work import Bench
 from service.bounds import body_bounds
 from service.children import Children
+from service.errors import BadRequest, Overloaded
+from service.files import new_id
+from service.inside import ask
 from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.middleware import Edge, Table
-from service.routes import files, fine_tuning
+from service.record import current_record
+from service.routes import batches, files, fine_tuning
 from service.settings import Settings
 from service.telemetry import Metrics
+from service.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -47,30 +66,93 @@ class Desk:
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
 
+class StandIn:
+    """Answers /v1/generate in place of the engine; what a prompt begins with decides how.
+
+    Args:
+        log: each prompt that comes is added to it, with the caller and the priority.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.router, self._seen = log, APIRouter(), Counter[str]()
+        self.running = self.most = 0
+        self.router.post("/v1/generate")(self.generate)
+
+    async def generate(self, raw_request: Request) -> dict[str, Any]:
+        prompt = str((await raw_request.json())["prompt"])
+        record = current_record()
+        assert record is not None
+        with self.log.open("a") as file:
+            file.write(f"{prompt} {record.project} {record.caller} {record.priority}\n")
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            return await self._answer(prompt)
+        finally:
+            self.running -= 1
+
+    async def _answer(self, prompt: str) -> dict[str, Any]:
+        self._seen[prompt] += 1
+        what, _, rest = prompt.partition(" ")
+        if what == "slow":
+            await asyncio.sleep(0.05)
+        elif what == "never":
+            await asyncio.sleep(3600)
+        elif what == "wrong":
+            raise BadRequest("no such prompt", param="prompt")
+        elif what == "busy" and self._seen[prompt] < 3:
+            raise Overloaded("no room")
+        elif what == "broken":
+            raise RuntimeError("a bug")
+        return {"object": "generate", "text": rest}
+
+    def asked(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> FastAPI:
+    """Files, uploads, jobs and batches; batches are worked on where something answers."""
+    made, queue = Keys(registry.database), Batches(registry.database, lease_s=2)
+    cabinet, children = files.Cabinet.open(registry, chosen.max_file_bytes), Children()
+    routers = [files.router, fine_tuning.router, batches.router]
+
+    @asynccontextmanager
+    async def working(app: FastAPI) -> AsyncIterator[None]:
+        if stand_in is None:
+            yield
+            return
+        bench = Bench(
+            queue, cabinet.files, Parts(cabinet.files.contents, cabinet.files.scratch), children,
+            Gate(Traffic(), 8, 2), partial(ask, app), new_id("server-"),
+        )  # fmt: skip
+        task = asyncio.create_task(run_batches(bench))
+        yield
+        task.cancel()
+        await asyncio.wait({task})
+
+    app = FastAPI(lifespan=working)
+    for router in [*routers, *([] if stand_in is None else [stand_in.router])]:
+        app.include_router(router)
+    app.state.modiste = SimpleNamespace(
+        cabinet=cabinet, children=children, registry=registry, settings=chosen,
+        jobs=Jobs(registry.database), batches=queue,
+    )  # fmt: skip
+    errors.install(app, {})
+    paths = [route.path for route in app.router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(
+        Edge, table=Table.of(paths), authenticator=Authenticator([], made),
+        metrics=Metrics(CollectorRegistry()), bounds=body_bounds(chosen),
+    )  # fmt: skip
+    return app
+
+
 @contextmanager
-def desk(home: Path, **settings: Any) -> Iterator[Desk]:
-    """Serve files, uploads and fine-tuning jobs of a home."""
+def desk(home: Path, stand_in: StandIn | None = None, **settings: Any) -> Iterator[Desk]:
+    """Serve a home's files, jobs and batches."""
     registry = Registry.open(home)
     made = Keys(registry.database)
     keys = {project: made.create(project)[1] for project in ("ours", "theirs")}
-    chosen = Settings(**settings)
-    cabinet = files.Cabinet.open(registry, chosen.max_file_bytes)
-    app, routers = FastAPI(), (files.router, fine_tuning.router)
-    for router in routers:
-        app.include_router(router)
-    app.state.modiste = SimpleNamespace(
-        cabinet=cabinet,
-        children=Children(),
-        registry=registry,
-        settings=chosen,
-        jobs=Jobs(registry.database),
-    )
-    errors.install(app, {})
-    app.add_middleware(
-        Edge, table=Table.of([route.path for router in routers for route in router.routes]),
-        authenticator=Authenticator([], made), metrics=Metrics(CollectorRegistry()),
-        bounds=body_bounds(chosen),
-    )  # fmt: skip
+    app = make_app(registry, Settings(**settings), stand_in)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -79,7 +161,15 @@ def desk(home: Path, **settings: Any) -> Iterator[Desk]:
         while not server.started:
             thread.join(0.01)
             assert thread.is_alive()
-        yield Desk(registry, cabinet, f"http://127.0.0.1:{port}", keys)
+        yield Desk(registry, app.state.modiste.cabinet, f"http://127.0.0.1:{port}", keys)
     finally:
         server.should_exit = True
         thread.join()
+
+
+if __name__ == "__main__":
+    _home, _port, _log = sys.argv[1:]
+    uvicorn.run(
+        make_app(Registry.open(Path(_home)), Settings(), StandIn(Path(_log))),
+        port=int(_port), log_level="info",
+    )  # fmt: skip
