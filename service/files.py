@@ -26,14 +26,12 @@ from adapters.home import Home
 from adapters.remote import Remote
 from service.database import FileRow
 from service.errors import FileNotFound, InUse
-from service.objects import page_of
+from service.objects import MOST_S, page_of
 
 UPLOADED = ("fine-tune", "batch", "evals", "user_data")
 """Purposes that a caller may give."""
 WRITTEN = ("fine-tune-results", "batch_output")
 """Purposes of what jobs and batches write."""
-LEAST_S, MOST_S = 3600, 30 * 24 * 3600
-"""Bounds of `expires_after`."""
 BATCH_EXPIRES = timedelta(seconds=MOST_S)
 """Files for batches expire without being asked to, as at OpenAI."""
 

@@ -1,7 +1,7 @@
 """What OpenAI's objects and their lists have in common; an object's id is where a page begins."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Select, select
@@ -14,6 +14,19 @@ Metadata = Annotated[
     Field(max_length=16),
 ]
 """What a caller attaches to an object."""
+
+
+LEAST_S, MOST_S = 3600, 30 * 24 * 3600
+"""Bounds of `expires_after`."""
+
+
+class ExpiresAfter(BaseModel):
+    """When a file goes by itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=LEAST_S, le=MOST_S)
 
 
 class Page(BaseModel):

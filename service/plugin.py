@@ -31,6 +31,7 @@ from service.bounds import body_bounds
 from service.capacity import Capacity
 from service.children import Children
 from service.demand import Demand
+from service.documents import ERRORS
 from service.engine import Engine, MeteredClient, engine_errors
 from service.inside import ask
 from service.jobs.queue import Jobs
@@ -97,7 +98,7 @@ class ModistePlugin:
         """Add our routes; vLLM puts them in place of its own."""
         self._app = app
         for router in ROUTERS:
-            app.include_router(router)
+            app.include_router(router, responses=ERRORS)
 
     async def init_state(
         self,

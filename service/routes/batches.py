@@ -1,10 +1,11 @@
 """OpenAI's batches: asked for here, done by the server when it has room."""
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
+from openai.types import Batch
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.batches.queue import (
@@ -18,22 +19,13 @@ from service.batches.queue import (
     window_of,
 )
 from service.database import BatchRow
+from service.documents import Listing, answers
 from service.errors import BadRequest
-from service.files import LEAST_S, MOST_S
-from service.objects import Metadata, Page, listing, seconds
+from service.objects import ExpiresAfter, Metadata, Page, listing, seconds
 from service.record import current_project, current_record
 from service.routes.files import find_file
 
 router = APIRouter()
-
-
-class ExpiresAfter(BaseModel):
-    """When the files that a batch writes go."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    anchor: Literal["created_at"]
-    seconds: int = Field(ge=LEAST_S, le=MOST_S)
 
 
 class BatchRequest(BaseModel):
@@ -48,7 +40,7 @@ class BatchRequest(BaseModel):
     output_expires_after: ExpiresAfter | None = None
 
 
-@router.post("/v1/batches")
+@router.post("/v1/batches", responses=answers(Batch))
 async def create_batch(request: BatchRequest, raw_request: Request) -> JSONResponse:
     """Keep a batch; its lines are asked when the engine has room."""
     if request.endpoint not in ENDPOINTS:
@@ -68,7 +60,7 @@ async def create_batch(request: BatchRequest, raw_request: Request) -> JSONRespo
     return JSONResponse(describe_batch(batch))
 
 
-@router.get("/v1/batches")
+@router.get("/v1/batches", responses=answers(Listing[Batch]))
 async def list_batches(raw_request: Request, page: Annotated[Page, Query()]) -> JSONResponse:
     """The project's batches, the last first."""
     batches, more = await asyncio.to_thread(
@@ -77,14 +69,14 @@ async def list_batches(raw_request: Request, page: Annotated[Page, Query()]) -> 
     return JSONResponse(listing([describe_batch(batch) for batch in batches], more=more))
 
 
-@router.get("/v1/batches/{batch_id}")
+@router.get("/v1/batches/{batch_id}", responses=answers(Batch))
 async def retrieve_batch(batch_id: str, raw_request: Request) -> JSONResponse:
     """How far a batch is."""
     batch = await asyncio.to_thread(_batches(raw_request).find, batch_id, current_project())
     return JSONResponse(describe_batch(batch))
 
 
-@router.post("/v1/batches/{batch_id}/cancel")
+@router.post("/v1/batches/{batch_id}/cancel", responses=answers(Batch))
 async def cancel_batch(batch_id: str, raw_request: Request) -> JSONResponse:
     """End a batch; what was answered is kept."""
     batch = await asyncio.to_thread(_batches(raw_request).cancel, batch_id, current_project())

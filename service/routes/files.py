@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
+from openai.types import FileDeleted
+from openai.types.uploads import UploadPart
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
@@ -21,10 +23,11 @@ from starlette.requests import ClientDisconnect
 from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service.children import Children
+from service.documents import FileObject, Listing, Upload, answers, form
 from service.errors import BadRequest, FileNotFound
 from service.file_checks import check_lines, checked
-from service.files import LEAST_S, MOST_S, UPLOADED, About, File, Files
-from service.objects import listing
+from service.files import UPLOADED, About, File, Files
+from service.objects import LEAST_S, MOST_S, ExpiresAfter, listing
 from service.record import current_project, current_record
 from service.uploads import MOST_BYTES, Uploads
 from service.uses import USES
@@ -70,7 +73,11 @@ class Cabinet:
             await asyncio.sleep(_EXPIRE_EVERY_S)
 
 
-@router.post(UPLOAD)
+@router.post(
+    UPLOAD,
+    responses=answers(FileObject),
+    openapi_extra=form("file", purpose={"type": "string", "enum": list(UPLOADED)}),
+)
 async def create_file(raw_request: Request) -> JSONResponse:
     """Keep a file: multipart with `file`, `purpose` and maybe `expires_after`."""
     cabinet = _cabinet(raw_request)
@@ -101,7 +108,7 @@ class Page(BaseModel):
     purpose: str | None = Field(default=None, max_length=64)
 
 
-@router.get(UPLOAD)
+@router.get(UPLOAD, responses=answers(Listing[FileObject]))
 async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JSONResponse:
     """The project's files, the last first."""
     files, more = await asyncio.to_thread(
@@ -111,21 +118,21 @@ async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JS
     return JSONResponse(listing([file.to_json() for file in files], more=more))
 
 
-@router.get("/v1/files/{file_id}")
+@router.get("/v1/files/{file_id}", responses=answers(FileObject))
 async def retrieve_file(file_id: str, raw_request: Request) -> JSONResponse:
     """What is known of a file."""
     file = await asyncio.to_thread(_cabinet(raw_request).files.find, file_id, current_project())
     return JSONResponse(file.to_json())
 
 
-@router.delete("/v1/files/{file_id}")
+@router.delete("/v1/files/{file_id}", responses=answers(FileDeleted))
 async def delete_file(file_id: str, raw_request: Request) -> JSONResponse:
     """Remove a file, unless a job or batch that has not ended needs it."""
     await asyncio.to_thread(_cabinet(raw_request).files.delete, file_id, current_project())
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
 
-@router.get("/v1/files/{file_id}/content")
+@router.get("/v1/files/{file_id}/content", response_class=FileResponse)
 async def file_content(file_id: str, raw_request: Request) -> FileResponse:
     """A file's bytes, as they were uploaded or written."""
     files = _cabinet(raw_request).files
@@ -145,12 +152,6 @@ class NewUpload(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    class ExpiresAfter(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-
-        anchor: Literal["created_at"]
-        seconds: int = Field(ge=LEAST_S, le=MOST_S)
-
     bytes: int = Field(ge=1, le=MOST_BYTES)
     filename: str = Field(min_length=1, max_length=_MAX_FILENAME)
     mime_type: str = Field(max_length=200)
@@ -158,7 +159,7 @@ class NewUpload(BaseModel):
     expires_after: ExpiresAfter | None = None
 
 
-@router.post("/v1/uploads")
+@router.post("/v1/uploads", responses=answers(Upload))
 async def create_upload(request: NewUpload, raw_request: Request) -> JSONResponse:
     """Begin a file in parts; it must be completed within an hour."""
     seconds = None if request.expires_after is None else request.expires_after.seconds
@@ -171,7 +172,7 @@ async def create_upload(request: NewUpload, raw_request: Request) -> JSONRespons
     return JSONResponse(upload.to_json())
 
 
-@router.post(PART)
+@router.post(PART, responses=answers(UploadPart), openapi_extra=form("data"))
 async def add_part(upload_id: str, raw_request: Request) -> JSONResponse:
     """Send a part: multipart with `data`, 64 MiB at most."""
     cabinet = _cabinet(raw_request)
@@ -194,7 +195,7 @@ class Completion(BaseModel):
     md5: str | None = Field(default=None, pattern="^[0-9a-fA-F]{32}$")
 
 
-@router.post("/v1/uploads/{upload_id}/complete")
+@router.post("/v1/uploads/{upload_id}/complete", responses=answers(Upload))
 async def complete_upload(
     upload_id: str, request: Completion, raw_request: Request
 ) -> JSONResponse:
@@ -214,7 +215,7 @@ async def complete_upload(
     return JSONResponse(upload.to_json())
 
 
-@router.post("/v1/uploads/{upload_id}/cancel")
+@router.post("/v1/uploads/{upload_id}/cancel", responses=answers(Upload))
 async def cancel_upload(upload_id: str, raw_request: Request) -> JSONResponse:
     """End an upload without a file."""
     uploads = _cabinet(raw_request).uploads

@@ -5,11 +5,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
+from openai.types.fine_tuning import FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import Field
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service.database import CheckpointRow, JobEventRow, JobRow
+from service.documents import FineTuningJob, Listing, answers
 from service.errors import BadRequest
 from service.jobs.orders import TASK_RECIPES, NewJob, checked_suffix, trainer_settings
 from service.jobs.queue import Jobs, Order
@@ -26,7 +29,7 @@ class CheckpointPage(Page):
     limit: int = Field(default=10, ge=1, le=100)
 
 
-@router.post("/v1/fine_tuning/jobs")
+@router.post("/v1/fine_tuning/jobs", responses=answers(FineTuningJob))
 async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
     """Put a job into the queue; a worker takes it from there."""
     method, seed = request.chosen_method(), request.chosen_seed()
@@ -51,7 +54,7 @@ async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
     return JSONResponse(describe_job(job))
 
 
-@router.get("/v1/fine_tuning/jobs")
+@router.get("/v1/fine_tuning/jobs", responses=answers(Listing[FineTuningJob]))
 async def list_jobs(raw_request: Request, page: Annotated[Page, Query()]) -> JSONResponse:
     """The project's jobs, the last first; `metadata[key]=value` filters."""
     wanted = {
@@ -66,35 +69,35 @@ async def list_jobs(raw_request: Request, page: Annotated[Page, Query()]) -> JSO
     return JSONResponse(listing([describe_job(job) for job in jobs], more=more))
 
 
-@router.get("/v1/fine_tuning/jobs/{job_id}")
+@router.get("/v1/fine_tuning/jobs/{job_id}", responses=answers(FineTuningJob))
 async def retrieve_job(job_id: str, raw_request: Request) -> JSONResponse:
     """How far a job is."""
     job = await asyncio.to_thread(_jobs(raw_request).find, job_id, current_project())
     return JSONResponse(describe_job(job))
 
 
-@router.post("/v1/fine_tuning/jobs/{job_id}/cancel")
+@router.post("/v1/fine_tuning/jobs/{job_id}/cancel", responses=answers(FineTuningJob))
 async def cancel_job(job_id: str, raw_request: Request) -> JSONResponse:
     """End a job; one that is at work ends within a step."""
     job = await asyncio.to_thread(_jobs(raw_request).cancel, job_id, current_project())
     return JSONResponse(describe_job(job))
 
 
-@router.post("/v1/fine_tuning/jobs/{job_id}/pause")
+@router.post("/v1/fine_tuning/jobs/{job_id}/pause", responses=answers(FineTuningJob))
 async def pause_job(job_id: str, raw_request: Request) -> JSONResponse:
     """Let a job rest; `resume` goes on from its last step."""
     job = await asyncio.to_thread(_jobs(raw_request).pause, job_id, current_project())
     return JSONResponse(describe_job(job))
 
 
-@router.post("/v1/fine_tuning/jobs/{job_id}/resume")
+@router.post("/v1/fine_tuning/jobs/{job_id}/resume", responses=answers(FineTuningJob))
 async def resume_job(job_id: str, raw_request: Request) -> JSONResponse:
     """Let a paused job go on."""
     job = await asyncio.to_thread(_jobs(raw_request).resume, job_id, current_project())
     return JSONResponse(describe_job(job))
 
 
-@router.get("/v1/fine_tuning/jobs/{job_id}/events")
+@router.get("/v1/fine_tuning/jobs/{job_id}/events", responses=answers(Listing[FineTuningJobEvent]))
 async def list_events(
     job_id: str, raw_request: Request, page: Annotated[Page, Query()]
 ) -> JSONResponse:
@@ -105,7 +108,10 @@ async def list_events(
     return JSONResponse(listing([describe_event(event) for event in events], more=more))
 
 
-@router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
+@router.get(
+    "/v1/fine_tuning/jobs/{job_id}/checkpoints",
+    responses=answers(Listing[FineTuningJobCheckpoint]),
+)
 async def list_checkpoints(
     job_id: str, raw_request: Request, page: Annotated[CheckpointPage, Query()]
 ) -> JSONResponse:

@@ -3,9 +3,10 @@
 from importlib.metadata import version as installed
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service.documents import document
 from service.errors import NotReady
 
 router = APIRouter()
@@ -42,7 +43,13 @@ async def version(raw_request: Request) -> JSONResponse:
     )
 
 
-@router.get("/metrics")
+@router.get("/openapi.json")
+async def openapi(raw_request: Request) -> JSONResponse:
+    """What the routes take and answer, as an OpenAPI document."""
+    return JSONResponse(document(raw_request.app))
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(raw_request: Request) -> Response:
     """Prometheus text: ours and vLLM's."""
     registry = raw_request.app.state.modiste.metrics.registry

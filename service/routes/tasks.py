@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from time import time
-from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from adapters.prompt import Task
+from service.documents import answers
 from service.engine import with_cancellation
 from service.models import Resolved
 from service.tasks import answer, classify, generate, sources, translate
@@ -32,12 +32,6 @@ from service.tasks.wire import (
 router = APIRouter(tags=["tasks"])
 
 
-def _documented(model: Any, *, streams: bool) -> dict[int | str, dict[str, Any]]:
-    """The answer of a route for its OpenAPI page."""
-    content: dict[str, Any] = {"text/event-stream": {}} if streams else {}
-    return {200: {"model": model, "content": content}}
-
-
 def _body(task: Task, model: Resolved, results: Sequence[ResultT]) -> JSONResponse:
     body = TaskResponse(
         id=f"{task}-{uuid4().hex}",
@@ -53,7 +47,7 @@ def _body(task: Task, model: Resolved, results: Sequence[ResultT]) -> JSONRespon
 @router.post(
     "/v1/generate",
     response_model=None,
-    responses=_documented(TaskResponse[GenerateResult], streams=True),
+    responses=answers(TaskResponse[GenerateResult], streams=True),
 )
 @with_cancellation
 async def generate_text(request: GenerateRequest, raw_request: Request) -> Response:
@@ -69,7 +63,7 @@ async def generate_text(request: GenerateRequest, raw_request: Request) -> Respo
 @router.post(
     "/v1/translate",
     response_model=None,
-    responses=_documented(TaskResponse[TranslateResult], streams=True),
+    responses=answers(TaskResponse[TranslateResult], streams=True),
 )
 @with_cancellation
 async def translate_text(request: TranslateRequest, raw_request: Request) -> Response:
@@ -87,7 +81,7 @@ async def translate_text(request: TranslateRequest, raw_request: Request) -> Res
 @router.post(
     "/v1/answer",
     response_model=None,
-    responses=_documented(TaskResponse[AnswerResult], streams=True),
+    responses=answers(TaskResponse[AnswerResult], streams=True),
 )
 @with_cancellation
 async def answer_question(request: AnswerRequest, raw_request: Request) -> Response:
@@ -103,7 +97,7 @@ async def answer_question(request: AnswerRequest, raw_request: Request) -> Respo
 @router.post(
     "/v1/classify",
     response_model=None,
-    responses=_documented(TaskResponse[ClassifyResult], streams=False),
+    responses=answers(TaskResponse[ClassifyResult]),
 )
 @with_cancellation
 async def classify_text(request: ClassifyRequest, raw_request: Request) -> Response:
