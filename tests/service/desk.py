@@ -34,6 +34,7 @@ from service.batches.runner import run_batches
 from service.batches.work import Bench
 from service.bounds import body_bounds
 from service.children import Children
+from service.documents import ERRORS
 from service.errors import BadRequest, Overloaded
 from service.files import new_id
 from service.inside import ask
@@ -41,7 +42,7 @@ from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.middleware import Edge, Table
 from service.record import current_record
-from service.routes import batches, files, fine_tuning
+from service.routes import batches, files, fine_tuning, health
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.traffic import Traffic
@@ -132,7 +133,8 @@ def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> 
 
     app = FastAPI(lifespan=working)
     for router in [*routers, *([] if stand_in is None else [stand_in.router])]:
-        app.include_router(router)
+        app.include_router(router, responses=ERRORS)
+    app.get("/openapi.json")(health.openapi)
     app.state.modiste = SimpleNamespace(
         cabinet=cabinet, children=children, registry=registry, settings=chosen,
         jobs=Jobs(registry.database), batches=queue,
