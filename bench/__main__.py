@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench import render
 
-BENCHMARKS = ("overhead", "adapters", "finetune")
+BENCHMARKS = ("overhead", "adapters", "finetune", "platform")
 
 
 def main(arguments: Sequence[str]) -> int:
