@@ -108,7 +108,8 @@ class Edge:
         record = own or Record(_request_id(headers), self._table.match(scope["path"]) or "unknown")
         record.sticky_key = headers.get(STICKY, b"").decode("latin-1")
         set_record(record)
-        self._metrics.in_flight.inc()
+        in_flight = self._metrics.in_flight if own is None else self._metrics.batch_lines_in_flight
+        in_flight.inc()
         answer = _Answer(record, send)
         try:
             if (refusal := self._refusal(record, scope, headers)) is not None:
@@ -117,7 +118,7 @@ class Edge:
             bound = self._bounds.of(record.route)
             await self._app(scope, _bounded(receive, bound, answer), answer)
         finally:
-            self._metrics.in_flight.dec()
+            in_flight.dec()
             record.finish()
             self._metrics.observe(record)
             for watch in self._watchers:

@@ -129,6 +129,7 @@ class ModistePlugin:
             Gate(engine.client.traffic, *gate_places(sequences)),
             partial(ask, self._app),
             residency.leasing.server,
+            metrics,
         )
         background = (
             asyncio.create_task(observer.run()),

@@ -8,6 +8,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service.record import PRIORITY_INTERACTIVE
+
 if TYPE_CHECKING:
     from service.record import Record
 
@@ -48,8 +50,17 @@ class Metrics:
             "modiste_tokens", "Tokens read and written.", (*MODEL_LABELS, "direction"),
             registry=registry,
         )  # fmt: skip
+        self.batch_lines = Counter(
+            "modiste_batch_lines", "Lines of batches answered, by outcome.", ("outcome",),
+            registry=registry,
+        )  # fmt: skip
+        self.batch_lines_in_flight = Gauge(
+            "modiste_batch_lines_in_flight", "Lines of batches being answered.", registry=registry
+        )
         self.in_flight = Gauge(
-            "modiste_requests_in_flight", "Requests being answered.", registry=registry
+            "modiste_requests_in_flight",
+            "Requests being answered that somebody waits for.",
+            registry=registry,
         )
         self.resident = Gauge(
             "modiste_resident_versions", "Versions loaded and proved.", registry=registry
@@ -91,13 +102,14 @@ class Metrics:
         self.requests.labels(*labels, str(record.status)).inc()
         if record.error_code is not None:
             self.errors.labels(record.route, record.error_code).inc()
-        if not record.task:
-            return
+        if record.task:
+            self.tokens.labels(*labels, "in").inc(record.prompt_tokens)
+            self.tokens.labels(*labels, "out").inc(record.completion_tokens)
+        if not record.task or record.priority != PRIORITY_INTERACTIVE:
+            return  # nobody waits for a line of a batch
         self.duration.labels(*labels).observe(perf_counter() - record.started)
         if record.first_token is not None:
             self.first_token.labels(*labels).observe(record.first_token - record.started)
-        self.tokens.labels(*labels, "in").inc(record.prompt_tokens)
-        self.tokens.labels(*labels, "out").inc(record.completion_tokens)
 
 
 class RoutingCollector(Collector):

@@ -34,6 +34,7 @@ from service.errors import BadRequest, FileNotFound
 from service.files import About, Files, derived_id
 from service.inside import Answer
 from service.record import PRIORITY_BATCH, Record
+from service.telemetry import Metrics
 
 logger = logging.getLogger("modiste.batches")
 
@@ -65,6 +66,7 @@ class Bench:
     gate: Gate
     ask: Ask
     server: str
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,10 @@ class Work:
     async def _line(self, lines: Lines, at: int) -> None:
         asked = lines.read(at)
         answer = await self._answer(json.dumps(asked["body"]).encode())
-        self._results.append(_result(lines.index.numbers[at], asked["custom_id"], answer))
+        result = _result(lines.index.numbers[at], asked["custom_id"], answer)
+        self._results.append(result)
+        outcome = "answered" if result.kind == OUTPUT else "failed"
+        self._bench.metrics.batch_lines.labels(outcome).inc()
 
     async def _answer(self, body: bytes) -> Answer:
         for pause in (*TRIES_S, None):

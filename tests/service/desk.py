@@ -56,6 +56,7 @@ class Desk:
     cabinet: files.Cabinet
     url: str
     keys: dict[str, str]
+    metrics: Metrics
 
     def openai(self, project: str = "ours") -> openai.OpenAI:
         return openai.OpenAI(
@@ -113,6 +114,7 @@ class StandIn:
 
 def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> FastAPI:
     """Files, uploads, jobs and batches; batches are worked on where something answers."""
+    metrics = Metrics(CollectorRegistry())
     made, queue = Keys(registry.database), Batches(registry.database, lease_s=2)
     cabinet, children = files.Cabinet.open(registry, chosen.max_file_bytes), Children()
     routers = [files.router, fine_tuning.router, batches.router]
@@ -124,7 +126,7 @@ def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> 
             return
         bench = Bench(
             queue, cabinet.files, Parts(cabinet.files.contents, cabinet.files.scratch), children,
-            Gate(Traffic(), 8, 2), partial(ask, app), new_id("server-"),
+            Gate(Traffic(), 8, 2), partial(ask, app), new_id("server-"), metrics,
         )  # fmt: skip
         task = asyncio.create_task(run_batches(bench))
         yield
@@ -137,13 +139,13 @@ def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> 
     app.get("/openapi.json")(health.openapi)
     app.state.modiste = SimpleNamespace(
         cabinet=cabinet, children=children, registry=registry, settings=chosen,
-        jobs=Jobs(registry.database), batches=queue,
+        jobs=Jobs(registry.database), batches=queue, metrics=metrics,
     )  # fmt: skip
     errors.install(app, {})
     paths = [route.path for route in app.router.routes if isinstance(route, APIRoute)]
     app.add_middleware(
         Edge, table=Table.of(paths), authenticator=Authenticator([], made),
-        metrics=Metrics(CollectorRegistry()), bounds=body_bounds(chosen),
+        metrics=metrics, bounds=body_bounds(chosen),
     )  # fmt: skip
     return app
 
@@ -163,7 +165,10 @@ def desk(home: Path, stand_in: StandIn | None = None, **settings: Any) -> Iterat
         while not server.started:
             thread.join(0.01)
             assert thread.is_alive()
-        yield Desk(registry, app.state.modiste.cabinet, f"http://127.0.0.1:{port}", keys)
+        yield Desk(
+            registry, app.state.modiste.cabinet, f"http://127.0.0.1:{port}", keys,
+            app.state.modiste.metrics,
+        )  # fmt: skip
     finally:
         server.should_exit = True
         thread.join()

@@ -105,6 +105,9 @@ def test_a_batch_is_answered_in_the_files_order(
     output = client.files.retrieve(batch.output_file_id)
     assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
     assert next(iter(client.batches.list())).id == batch.id
+    told = served.metrics.registry.get_sample_value
+    assert told("modiste_batch_lines_total", {"outcome": "answered"}) == 40
+    assert told("modiste_batch_lines_in_flight") == 0
 
 
 def test_broken_and_refused_lines_are_lines_of_the_error_file(client: openai.OpenAI) -> None:
