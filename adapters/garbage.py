@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from adapters.canaries import Canaries
 from adapters.database import AdapterRow, AliasRow, CanaryRow, LeaseRow, VersionRow
 from adapters.errors import InvalidInput
-from adapters.records import REMOVED
+from adapters.records import REMOVED, RETIRED
 from adapters.remote_garbage import RemoteGarbage
 from adapters.store import ASIDE, MANIFEST
 
@@ -61,6 +61,7 @@ class Garbage(Canaries, RemoteGarbage):
 
         Never touched: what an alias points at, tries out or would roll back to, what a running
         server holds a lease on, the newest `keep` versions of each adapter, and younger versions.
+        Of a retired version nothing but a lease keeps the files.
 
         Raises:
             InvalidInput: keep or older_than_days is negative.
@@ -110,7 +111,8 @@ class Garbage(Canaries, RemoteGarbage):
 
     def _old(self, session: Session, keep: int, before: datetime) -> list[VersionRow]:
         leases = select(LeaseRow).where(LeaseRow.until >= time.time())
-        held = {(row.adapter, row.number) for row in session.scalars(leases)}
+        leased = {(row.adapter, row.number) for row in session.scalars(leases)}
+        held = set(leased)
         for alias in session.scalars(select(AliasRow)):
             held |= {(alias.adapter, n) for n in self._reachable(session, alias)}
         held |= {(row.adapter, row.number) for row in session.scalars(select(CanaryRow))}
@@ -119,10 +121,13 @@ class Garbage(Canaries, RemoteGarbage):
             rows = session.scalars(
                 select(VersionRow).filter_by(adapter=name).order_by(VersionRow.number.desc())
             ).all()
+            retired = [row for row in rows if row.state == RETIRED]
+            found += [row for row in retired if (name, row.number) not in leased]
+            usable = [row for row in rows if row.state not in (RETIRED, REMOVED)]
             found += [
                 row
-                for row in rows[keep:]
-                if row.state != REMOVED and (name, row.number) not in held and row.created < before
+                for row in usable[keep:]
+                if (name, row.number) not in held and row.created < before
             ]
         return found
 

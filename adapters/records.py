@@ -9,13 +9,20 @@ from sqlalchemy.orm import Session
 
 from adapters.connect import Database
 from adapters.database import AdapterRow, AliasRow, VersionRow
-from adapters.errors import AdapterNotFound, AliasNotFound, Quarantined, Removed, VersionNotFound
+from adapters.errors import (
+    AdapterNotFound,
+    AliasNotFound,
+    Quarantined,
+    Removed,
+    Retired,
+    VersionNotFound,
+)
 from adapters.home import Home
 from adapters.manifest import Manifest
 from adapters.names import Reference, fine_tuned_model
 from adapters.store import Store
 
-READY, QUARANTINED, REMOVED = "ready", "quarantined", "removed"
+READY, QUARANTINED, RETIRED, REMOVED = "ready", "quarantined", "retired", "removed"
 """States of a version."""
 
 
@@ -53,7 +60,13 @@ class AdapterRecord:
 
 
 def check_ready(version: Version) -> None:
-    """Raises Quarantined when the version failed its proof, Removed when it was collected."""
+    """Raises Quarantined, Retired or Removed when the version is not one to use."""
+    if version.state == RETIRED:
+        raise Retired(
+            f"{version.reference} is not in use: {version.reason}",
+            hint="use another version, or publish or import the same files again",
+            param="model",
+        )
     if version.state == REMOVED:
         raise Removed(
             f"{version.reference} was removed: {version.reason}",

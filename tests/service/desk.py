@@ -23,7 +23,8 @@ from service.children import Children
 from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.middleware import Edge, Table
-from service.routes import files, fine_tuning
+from service.models import Models
+from service.routes import files, fine_tuning, models
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -48,14 +49,14 @@ class Desk:
 
 
 @contextmanager
-def desk(home: Path, **settings: Any) -> Iterator[Desk]:
-    """Serve files, uploads and fine-tuning jobs of a home."""
+def desk(home: Path, served: Models | None = None, **settings: Any) -> Iterator[Desk]:
+    """Serve files, uploads and fine-tuning jobs of a home, and what `served` resolves."""
     registry = Registry.open(home)
     made = Keys(registry.database)
     keys = {project: made.create(project)[1] for project in ("ours", "theirs")}
     chosen = Settings(**settings)
     cabinet = files.Cabinet.open(registry, chosen.max_file_bytes)
-    app, routers = FastAPI(), (files.router, fine_tuning.router)
+    app, routers = FastAPI(), (files.router, fine_tuning.router, models.router)
     for router in routers:
         app.include_router(router)
     app.state.modiste = SimpleNamespace(
@@ -64,6 +65,8 @@ def desk(home: Path, **settings: Any) -> Iterator[Desk]:
         registry=registry,
         settings=chosen,
         jobs=Jobs(registry.database),
+        models=served,
+        engine=SimpleNamespace(max_model_len=512),
     )
     errors.install(app, {})
     app.add_middleware(
