@@ -46,7 +46,9 @@ class Version:
     def fine_tuned_model(self) -> str:
         """Its name as OpenAI's API would give it."""
         manifest = self.manifest
-        return fine_tuned_model(manifest.base.name, manifest.project, self.name, self.digest)
+        return fine_tuned_model(
+            manifest.base.name, manifest.project, self.name, self.digest, manifest.checkpoint
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,12 @@ class Records:
         return found[0]
 
     def _fits(self, row: VersionRow, reference: Reference) -> bool:
-        """Whether a version has the base and the project that a reference tells."""
+        """Whether a version has the base, the project and the step that a reference tells."""
         if reference.base is None:
             return True
         manifest = self.store.manifest(row.adapter, row.digest)
-        return (manifest.base.name, manifest.project) == (reference.base, reference.project)
+        told = (reference.base, reference.project, reference.checkpoint)
+        return (manifest.base.name, manifest.project, manifest.checkpoint) == told
 
     def _version(self, row: VersionRow) -> Version:
         manifest = self.store.manifest(row.adapter, row.digest)

@@ -73,6 +73,8 @@ def _print_version(version: Version, aliases: list[str]) -> None:
     table.add_row("digest", version.digest)
     table.add_row("state", Text(state))  # brackets in a reason are no markup
     table.add_row("aliases", ", ".join(aliases) or "none")
+    if manifest.checkpoint is not None:
+        table.add_row("checkpoint", f"after step {manifest.checkpoint} of its run")
     table.add_row("task", f"{manifest.task} {' -> '.join(manifest.languages)}".strip())
     if manifest.labels:
         table.add_row("labels", Text(", ".join(manifest.labels)))

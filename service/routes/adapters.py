@@ -95,7 +95,7 @@ def describe(version: Version) -> dict[str, Any]:
     manifest = version.manifest
     return {
         "object": "adapter.version", "version": version.number, "reference": version.reference,
-        "fine_tuned_model": version.fine_tuned_model,
+        "fine_tuned_model": version.fine_tuned_model, "checkpoint": manifest.checkpoint,
         "digest": version.digest, "state": version.state, "reason": version.reason or None,
         "created": int(manifest.created.timestamp()), "bytes": manifest.size,
         "languages": manifest.languages, "labels": manifest.labels, "base": manifest.base.name,
