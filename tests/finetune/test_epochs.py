@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from adapters.errors import GateFailed
 from adapters.probe import Probe, judge
 from adapters.registry import Registry
-from finetune.checkpoint import load_checkpoint, path_of
+from finetune.checkpoint import load_checkpoint, path_of, save_checkpoint
 from finetune.epochs import kept_adapters, step_of
 from finetune.evaluate import load_adapter
 from finetune.metrics_file import read_metrics
@@ -97,6 +97,26 @@ def test_a_run_that_is_killed_and_resumed_has_the_same_ones(
 
     assert [files(path) for path in kept(parted)] == [files(path) for path in kept(whole)]
     assert len(kept(whole)) == 2
+
+
+def test_an_adapter_is_kept_before_the_checkpoint_after_which_its_step_is_not_taken_again(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = make_job("other").plan.batches_per_epoch
+    options = {"epochs": 2, "keep_epochs": 1, "checkpoint_every_steps": each}
+    job = make_job(training=options)
+
+    def saved(*arguments: Any) -> None:
+        save_checkpoint(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.train.save_checkpoint", saved)
+        with pytest.raises(Killed):
+            train(job)
+    train(job, resume=True)
+
+    assert [step_of(path) for path in kept(job)] == [each]
 
 
 def test_a_run_that_ends_within_an_epoch_has_those_before(make_job: Callable[..., Job]) -> None:

@@ -10,6 +10,10 @@ from service.jobs.queue import SUCCEEDED, Jobs, Order, Outcome
 from tests.service.desk import Desk, desk
 from tests.service.workbench import Bench, run
 
+CHAT = (
+    b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}\n'
+)
+
 
 @pytest.fixture
 def bench(tmp_path: Path, database: str) -> Bench:
@@ -99,6 +103,10 @@ def test_a_deleted_model_is_gone_and_its_job_still_tells_it(
     assert listed(client) == ["b", other]
     jobs = client.fine_tuning.jobs.list().data
     assert [job.fine_tuned_model for job in jobs] == [other, model]
+    file = client.files.create(file=("a.jsonl", CHAT), purpose="fine-tune").id
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(model=model, training_file=file)
+    assert refused.value.code == "model_not_found"
     history = bench.registry.alias_history("x")[-1]
     assert (history.retired, history.who.startswith("key_")) == (True, True)
 
