@@ -26,6 +26,8 @@ class AliasMove:
     rollback: bool
     percent: float | None
     """Of a canary: its share from here on, 0 at its end; else the alias itself moved."""
+    retired: bool
+    """No alias moved: the version `from_number` was taken out of use."""
 
 
 class Aliases(Records):
@@ -48,7 +50,7 @@ class Aliases(Records):
                 and past a failed gate, which is then on record.
 
         Raises:
-            Quarantined, Removed: the version can't be served.
+            Quarantined, Retired, Removed: the version can't be served.
             IncompatibleAdapter: a running server can't take it; nothing moved.
             GateFailed: it failed its recipe's gate; nothing moved.
             InvalidInput: it is forced past its gate without a reason.
@@ -67,7 +69,7 @@ class Aliases(Records):
 
         Raises:
             AliasNotFound, VersionNotFound: as `previous`.
-            Quarantined, Removed: the version before can't be served.
+            Quarantined, Retired, Removed: the version before can't be served.
         """
         with self._write() as session:
             row = self._previous(session, name, alias)
@@ -95,19 +97,19 @@ class Aliases(Records):
             return {(r.adapter, r.alias): r.number for r in session.scalars(select(AliasRow))}
 
     def alias_history(self, name: str) -> list[AliasMove]:
-        """Every move of an adapter's aliases, oldest first."""
+        """Every move of an adapter's aliases, and every retirement, oldest first."""
         with self._read() as session:
             self._adapter(session, check_name(name))
             return [
                 AliasMove(
                     m.alias, m.from_number, m.to_number, m.who, m.why, m.moved, m.rollback,
-                    m.percent,
+                    m.percent, retired=not m.alias,
                 )
                 for m in self._moves(session, name)
             ]  # fmt: skip
 
     def revision(self) -> int:
-        """Grows with every move of an alias and every change of a canary."""
+        """Grows with every move of an alias, change of a canary and retirement."""
         with self._read() as session:
             last: int | None = session.scalar(select(func.max(AliasMoveRow.id)))
             return 0 if last is None else last

@@ -50,7 +50,7 @@ class Canaries(Aliases):
         Raises:
             AliasNotFound: the alias points at nothing yet.
             InvalidInput: the share is not between 0 and 100, or the alias points at the version.
-            Quarantined, Removed: the version can't be served.
+            Quarantined, Retired, Removed: the version can't be served.
             IncompatibleAdapter: a running server can't take it, and `force` is not given.
             GateFailed: the rule would promote a version that failed its gate, and `force` is not
                 given; without `promote_after` it may be tried out.
@@ -114,7 +114,7 @@ class Canaries(Aliases):
 
         Raises:
             AliasNotFound: the alias has no canary.
-            Quarantined, Removed: the version to promote can't be served.
+            Quarantined, Retired, Removed: the version to promote can't be served.
             IncompatibleAdapter: a running server can't take it.
             GateFailed: it failed its gate.
             InvalidInput: it is forced past its gate without a reason.

@@ -69,13 +69,14 @@ class AliasRow(Table):
 
 
 class AliasMoveRow(Table):
-    """The history of aliases; `id` of the last row is the registry's revision."""
+    """The history of aliases and retirements; the last row's `id` is the registry's revision."""
 
     __tablename__ = "alias_moves"
     __table_args__ = (Index("ix_alias_moves_adapter", "adapter", "alias"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     adapter: Mapped[str]
     alias: Mapped[str]
+    """Empty: the version was retired, and no alias moved."""
     from_number: Mapped[int | None]
     to_number: Mapped[int]
     who: Mapped[str]

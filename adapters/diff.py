@@ -23,7 +23,7 @@ def differences(left: Version, right: Version) -> list[Difference]:
     """All differing fields, by dotted path; lists are compared item by item."""
     found: list[Difference] = []
     mine, others = (v.manifest.model_dump(mode="json") for v in (left, right))
-    for part in (*PARTS, "metrics", "live", "gate", "size"):
+    for part in (*PARTS, "checkpoint", "metrics", "live", "gate", "size"):
         a, b = dict(_leaves(part, mine.get(part))), dict(_leaves(part, others.get(part)))
         found += [
             Difference(field, a.get(field), b.get(field))

@@ -7,7 +7,8 @@
     │   ├── AdapterNotFound
     │   ├── VersionNotFound
     │   ├── AliasNotFound
-    │   └── BaseNotFound
+    │   ├── BaseNotFound
+    │   └── Retired            taken out of use
     ├── InvalidManifest
     ├── DigestMismatch         content that is not what its digest says
     ├── UnsafeFile             pickle, links, paths that leave their folder
@@ -16,6 +17,7 @@
     ├── GateFailed             worse on held-out examples than its recipe allows
     ├── Quarantined            failed its proof earlier
     ├── Removed                its files were collected as garbage
+    ├── VersionInUse           an alias or a canary points at it
     └── StoreFailed            the disk or the database
 
 They know nothing of HTTP; `service.errors` maps them.
@@ -68,6 +70,10 @@ class BaseNotFound(NotFound):
     code = "base_not_found"
 
 
+class Retired(NotFound):
+    code = "version_retired"
+
+
 class InvalidManifest(AdapterError):
     code = "invalid_manifest"
 
@@ -98,6 +104,10 @@ class Quarantined(AdapterError):
 
 class Removed(AdapterError):
     code = "version_removed"
+
+
+class VersionInUse(AdapterError):
+    code = "model_in_use"
 
 
 class StoreFailed(AdapterError):

@@ -21,8 +21,8 @@ from sqlalchemy.orm import Session
 
 from adapters.canaries import Canaries
 from adapters.database import AdapterRow, AliasRow, CanaryRow, LeaseRow, VersionRow
-from adapters.errors import InvalidInput
-from adapters.records import REMOVED
+from adapters.errors import AdapterError, InvalidInput
+from adapters.records import REMOVED, RETIRED
 from adapters.remote_garbage import RemoteGarbage
 from adapters.store import ASIDE, MANIFEST
 
@@ -60,7 +60,9 @@ class Garbage(Canaries, RemoteGarbage):
         """Remove files that nothing refers to.
 
         Never touched: what an alias points at, tries out or would roll back to, what a running
-        server holds a lease on, the newest `keep` versions of each adapter, and younger versions.
+        server holds a lease on, the newest `keep` versions of each adapter, with the checkpoints
+        of their runs, and younger versions.
+        Of a retired version nothing but a lease keeps the files.
 
         Raises:
             InvalidInput: keep or older_than_days is negative.
@@ -110,7 +112,8 @@ class Garbage(Canaries, RemoteGarbage):
 
     def _old(self, session: Session, keep: int, before: datetime) -> list[VersionRow]:
         leases = select(LeaseRow).where(LeaseRow.until >= time.time())
-        held = {(row.adapter, row.number) for row in session.scalars(leases)}
+        leased = {(row.adapter, row.number) for row in session.scalars(leases)}
+        held = set(leased)
         for alias in session.scalars(select(AliasRow)):
             held |= {(alias.adapter, n) for n in self._reachable(session, alias)}
         held |= {(row.adapter, row.number) for row in session.scalars(select(CanaryRow))}
@@ -119,12 +122,32 @@ class Garbage(Canaries, RemoteGarbage):
             rows = session.scalars(
                 select(VersionRow).filter_by(adapter=name).order_by(VersionRow.number.desc())
             ).all()
+            retired = [row for row in rows if row.state == RETIRED]
+            found += [row for row in retired if (name, row.number) not in leased]
+            usable = [row for row in rows if row.state not in (RETIRED, REMOVED)]
             found += [
                 row
-                for row in rows[keep:]
-                if row.state != REMOVED and (name, row.number) not in held and row.created < before
+                for row in self._beyond(usable, keep)
+                if (name, row.number) not in held and row.created < before
             ]
         return found
+
+    def _beyond(self, rows: list[VersionRow], keep: int) -> list[VersionRow]:
+        """The versions older than the newest `keep`, where a run's result counts for all of it.
+
+        Args:
+            rows: of one adapter, the newest first; a run's checkpoints come before its result.
+        """
+        if keep == 0 or len(rows) <= keep:
+            return rows[keep:]
+        results = [row for row in rows if not self._is_checkpoint(row)]
+        return [row for row in rows if len(results) > keep and row.number <= results[keep].number]
+
+    def _is_checkpoint(self, row: VersionRow) -> bool:
+        try:
+            return self.store.manifest(row.adapter, row.digest).checkpoint is not None
+        except AdapterError:  # a damaged one counts as any other
+            return False
 
     def _orphans(self, session: Session) -> list[Path]:
         """Folders in the places of versions that the database doesn't know."""

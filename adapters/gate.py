@@ -153,6 +153,12 @@ def judge(gate: Gate, live: str | None, measure: Measure) -> Verdict:
     )  # fmt: skip
 
 
+def not_judged(gate: Gate, why: str) -> Verdict:
+    """Of a version that its recipe's gate never looked at: it has not passed."""
+    reason = f"gate not passed: {why}, and was not judged"
+    return Verdict(passed=False, reason=reason, confidence=gate.confidence, checks=[])
+
+
 def _opponents(gate: Gate, live: str | None) -> Iterator[Opponent]:
     yield "base"
     if live is not None and gate.over_live is not None:
@@ -222,7 +228,7 @@ def overrule(version: "Version", *, force: bool, why: str) -> str:
     """What to write into an alias's history when it is to point at a version.
 
     Raises:
-        GateFailed: the version failed its gate, and `force` is not given.
+        GateFailed: the version has not passed its gate, and `force` is not given.
         InvalidInput: it is forced without a reason.
     """
     verdict = version.manifest.gate
@@ -236,7 +242,7 @@ def overrule(version: "Version", *, force: bool, why: str) -> str:
         )
     if not why.strip():
         raise InvalidInput(
-            f"{version.reference} failed its gate, so forcing it needs a reason",
+            f"{version.reference} has not passed its gate, so forcing it needs a reason",
             hint="give `why` (on the command line `--why TEXT`); it stays in the history",
             param="why",
         )

@@ -29,7 +29,7 @@ class Leases(Records):
         """Take a version into use; from here on it is not collected.
 
         Raises:
-            Quarantined, Removed: it came too late.
+            Quarantined, Retired, Removed: it came too late.
         """
         with self._write() as session:
             row = self._row(session, Reference(version.name, number=version.number))

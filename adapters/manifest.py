@@ -57,9 +57,9 @@ class BaseRef(_Record):
         return [part for part in parts if getattr(self, part) != getattr(other, part)]
 
 
-def _optional(description: str | None = None) -> Any:
+def _optional(description: str | None = None, **more: Any) -> Any:
     """A field that is only written where it says something, so old manifests stay as they are."""
-    return Field(None, description=description, exclude_if=lambda value: value is None)
+    return Field(None, description=description, exclude_if=lambda value: value is None, **more)
 
 
 class Metric(_Record):
@@ -120,6 +120,9 @@ class Draft(_Record):
     gate: Verdict | None = _optional("what came of its recipe's gate, where it stated one")
     sweep: SweepRef | None = _optional("the sweep that chose its settings, where one did")
     parents: list[str] = Field(default_factory=list, description="versions it was made from")
+    checkpoint: int | None = _optional(
+        "step of its run after which it was kept, where it is not the run's result", ge=1
+    )
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:
@@ -155,10 +158,13 @@ DECISIVE = ("adapter_model.safetensors", "adapter_config.json", "probe.json")
 def content_digest(draft: Draft, files: dict[str, str]) -> str:
     """The version's digest: weights, config, probe, prompt, task and base.
 
-    Two publications with equal digest are the same version.
+    Two publications with equal digest are the same version. A run's result is not the same as a
+    checkpoint of equal content, which has another name and was not judged.
     """
+    step = {} if draft.checkpoint is None else {"checkpoint": draft.checkpoint}
     return digest_json(
-        {
+        step
+        | {
             "files": {name: files[name] for name in DECISIVE},
             "task": draft.task,
             "languages": draft.languages,

@@ -1,7 +1,8 @@
 """Names and references: `name`, `name@alias`, `name@7`, `name@sha256:…`, `ft:BASE:PROJECT:name:ID`.
 
 The last is the form in which OpenAI's API names what a fine-tuning job made; its ID is the
-beginning of the version's digest, and base and project must be the version's.
+beginning of the version's digest, and base and project must be the version's. A version from
+within a run has `:ckpt-step-N` after it, and is not there without.
 Names become folder names and parts of URLs, so only a small alphabet passes.
 """
 
@@ -13,6 +14,7 @@ from adapters.errors import InvalidName
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{8,64}")
 _ID = re.compile(r"[0-9a-f]{8,64}")
+_CHECKPOINT = re.compile(r"ckpt-step-([1-9][0-9]{0,8})")
 
 PRODUCTION = "production"
 
@@ -28,6 +30,8 @@ class Reference:
     base: str | None = None
     """Name of the base model, where the reference tells it; and the project."""
     project: str | None = None
+    checkpoint: int | None = None
+    """The step from which it is; told, and None for a run's result, where the base is told."""
 
 
 def check_name(name: str, param: str = "name") -> str:
@@ -80,18 +84,30 @@ def parse_reference(text: str, param: str = "model") -> Reference:
     return Reference(name, alias=check_alias(rest, param))
 
 
-def fine_tuned_model(base: str, project: str, name: str, digest: str) -> str:
-    """A version's name in the form that OpenAI's API gives to fine-tuned models."""
-    return f"ft:{base}:{project}:{name}:{digest.removeprefix('sha256:')[:8]}"
+def fine_tuned_model(
+    base: str, project: str, name: str, digest: str, checkpoint: int | None = None
+) -> str:
+    """A version's name in the form that OpenAI's API gives to fine-tuned models.
+
+    Args:
+        checkpoint: the step from which it is, where it is not a run's result.
+    """
+    whole = f"ft:{base}:{project}:{name}:{digest.removeprefix('sha256:')[:8]}"
+    return whole if checkpoint is None else f"{whole}:ckpt-step-{checkpoint}"
 
 
 def _parse_fine_tuned(text: str, param: str) -> Reference:
     parts = text.split(":")
-    if len(parts) != 5 or not _ID.fullmatch(parts[4]):
+    step = _CHECKPOINT.fullmatch(parts[5]) if len(parts) == 6 else None
+    if len(parts) != (5 if step is None else 6) or not _ID.fullmatch(parts[4]):
         raise InvalidName(
             f"{param} {text[:120]!r} is not a fine-tuned model's name",
-            hint="write ft:BASE:PROJECT:NAME:ID, the ID 8 to 64 lower-case hex digits",
+            hint="write ft:BASE:PROJECT:NAME:ID, the ID 8 to 64 lower-case hex digits; after it "
+            ":ckpt-step-N for a checkpoint",
             param=param,
         )
     base, project, name = (check_name(part, param) for part in parts[1:4])
-    return Reference(name, digest=f"sha256:{parts[4]}", base=base, project=project)
+    checkpoint = None if step is None else int(step[1])
+    return Reference(
+        name, digest=f"sha256:{parts[4]}", base=base, project=project, checkpoint=checkpoint
+    )

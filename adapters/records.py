@@ -9,13 +9,20 @@ from sqlalchemy.orm import Session
 
 from adapters.connect import Database
 from adapters.database import AdapterRow, AliasRow, VersionRow
-from adapters.errors import AdapterNotFound, AliasNotFound, Quarantined, Removed, VersionNotFound
+from adapters.errors import (
+    AdapterNotFound,
+    AliasNotFound,
+    Quarantined,
+    Removed,
+    Retired,
+    VersionNotFound,
+)
 from adapters.home import Home
 from adapters.manifest import Manifest
 from adapters.names import Reference, fine_tuned_model
 from adapters.store import Store
 
-READY, QUARANTINED, REMOVED = "ready", "quarantined", "removed"
+READY, QUARANTINED, RETIRED, REMOVED = "ready", "quarantined", "retired", "removed"
 """States of a version."""
 
 
@@ -39,7 +46,9 @@ class Version:
     def fine_tuned_model(self) -> str:
         """Its name as OpenAI's API would give it."""
         manifest = self.manifest
-        return fine_tuned_model(manifest.base.name, manifest.project, self.name, self.digest)
+        return fine_tuned_model(
+            manifest.base.name, manifest.project, self.name, self.digest, manifest.checkpoint
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,13 @@ class AdapterRecord:
 
 
 def check_ready(version: Version) -> None:
-    """Raises Quarantined when the version failed its proof, Removed when it was collected."""
+    """Raises Quarantined, Retired or Removed when the version is not one to use."""
+    if version.state == RETIRED:
+        raise Retired(
+            f"{version.reference} is not in use: {version.reason}",
+            hint="use another version, or publish or import the same files again",
+            param="model",
+        )
     if version.state == REMOVED:
         raise Removed(
             f"{version.reference} was removed: {version.reason}",
@@ -115,11 +130,12 @@ class Records:
         return found[0]
 
     def _fits(self, row: VersionRow, reference: Reference) -> bool:
-        """Whether a version has the base and the project that a reference tells."""
+        """Whether a version has the base, the project and the step that a reference tells."""
         if reference.base is None:
             return True
         manifest = self.store.manifest(row.adapter, row.digest)
-        return (manifest.base.name, manifest.project) == (reference.base, reference.project)
+        told = (reference.base, reference.project, reference.checkpoint)
+        return (manifest.base.name, manifest.project, manifest.checkpoint) == told
 
     def _version(self, row: VersionRow) -> Version:
         manifest = self.store.manifest(row.adapter, row.digest)

@@ -23,7 +23,8 @@ from adapters.home import Home
 from adapters.leases import Leases
 from adapters.manifest import Draft, Manifest
 from adapters.names import check_name, parse_reference
-from adapters.records import QUARANTINED, READY, AdapterRecord, Version, check_ready
+from adapters.records import QUARANTINED, READY, RETIRED, AdapterRecord, Version, check_ready
+from adapters.retirement import Retirements
 from adapters.store import Staged, Store
 from adapters.trials import BY_RULE, Trials
 from adapters.watch import watch
@@ -31,7 +32,7 @@ from adapters.watch import watch
 __all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
 
 
-class Registry(Garbage, Trials, Leases, Fetches):
+class Registry(Garbage, Retirements, Trials, Leases, Fetches):
     """All of one home folder. Safe to use from several processes and threads."""
 
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
@@ -107,7 +108,7 @@ class Registry(Garbage, Trials, Leases, Fetches):
                 session.add(row)
             elif row.state == READY:
                 return self._version(row)
-            # new, or quarantined for damaged files or removed: these are whole
+            # new, or quarantined for damaged files, retired or removed: these are whole
             _finish(staged, row.number, now)
             row.state, row.reason = READY, ""
             return self._version(row)
@@ -177,7 +178,7 @@ class Registry(Garbage, Trials, Leases, Fetches):
 
         Raises:
             NotFound: no such version.
-            Quarantined, Removed: it is not one to use.
+            Quarantined, Retired, Removed: it is not one to use.
             DigestMismatch, StoreFailed: a file was altered or can't be read.
         """
         version = self.find(reference)
@@ -189,6 +190,8 @@ class Registry(Garbage, Trials, Leases, Fetches):
         """Mark a version that failed its proof; it is not served again, nor tried out."""
         with self._write() as session:
             row = self._numbered(session, version.name, version.number)
+            if row.state == RETIRED:
+                return
             row.state, row.reason = QUARANTINED, reason
             tried = select(CanaryRow).filter_by(adapter=row.adapter, number=row.number)
             for canary in session.scalars(tried).all():
@@ -200,7 +203,9 @@ class Registry(Garbage, Trials, Leases, Fetches):
         return self._watch.waits
 
     def stamp(self) -> int:
-        """Another number whenever an alias or a canary may have changed; cheap to ask.
+        """Another number whenever an alias or a canary may have changed, or a version was retired.
+
+        Cheap to ask.
 
         Not for several threads at once.
 

@@ -37,7 +37,7 @@ def export(registry: Registry, reference: str, target: Path) -> Version:
 
     Raises:
         NotFound: no such version.
-        Quarantined, Removed, DigestMismatch: the version is not one to give away.
+        Quarantined, Retired, Removed, DigestMismatch: the version is not one to give away.
         InvalidInput: the target exists, or nothing can be written there.
         StoreFailed: the version can't be read, or the target's disk can't take it.
     """

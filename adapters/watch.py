@@ -13,7 +13,7 @@ from adapters.errors import StoreFailed
 
 
 class Watch(Protocol):
-    """Gives another number whenever aliases or canaries may have changed."""
+    """Gives another number whenever aliases, canaries or retirements may have changed."""
 
     waits: bool
     """Whether `stamp` waits for a network, and is not for an event loop."""

@@ -166,7 +166,7 @@ def _each_model(subject: Subject, live: Live | None) -> Iterator[tuple[str, Subj
         with subject.model.disable_adapter() if who == "base" else nullcontext():
             yield who, subject
     if live is not None and live.version is not None:
-        with worn(subject.model, live.version):
+        with worn(subject.model, live.version.folder):
             yield "live", subject_of(live.version, subject)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adapters.bases import Base
@@ -21,7 +22,7 @@ from finetune.config import Recipe
 from finetune.data import Row
 from finetune.subjects import Subject
 
-_ADAPTER = "live"
+_ADAPTER = "worn"
 _TRAINED = "default"
 """peft's name of an adapter that was loaded without one."""
 
@@ -67,9 +68,9 @@ def find_live(registry: Registry, recipe: Recipe, base: Base) -> Live | None:
 
 
 @contextmanager
-def worn(model: Any, version: Version) -> Iterator[None]:
-    """A peft model answers with another version's adapter while the block runs."""
-    model.load_adapter(str(version.folder), _ADAPTER, torch_device=str(model.device))
+def worn(model: Any, folder: Path) -> Iterator[None]:
+    """A peft model answers with the adapter of a folder while the block runs."""
+    model.load_adapter(str(folder), _ADAPTER, torch_device=str(model.device))
     try:
         model.set_adapter(_ADAPTER)
         model.requires_grad_(False).eval()

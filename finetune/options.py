@@ -16,7 +16,8 @@ SELECTABLE: dict[Task, tuple[str, ...]] = {
     "answer": ("loss", "exact_match", "f1"),
     "classify": ("loss", "accuracy", "macro_f1"),
 }
-"""Figures by which `training.best_by` may choose; of the loss less is better."""
+"""Figures by which `training.best_by` may choose."""
+SMALLER_IS_BETTER = frozenset({"loss"})
 
 
 class BatchBounds(NamedTuple):
@@ -95,6 +96,9 @@ class Training(Part):
     )
     checkpoint_every_steps: int = Field(
         50, ge=1, description="steps between checkpoints; data.validation is measured at each"
+    )
+    keep_epochs: int = Field(
+        0, ge=0, le=100, description="publish the adapters of so many epochs before the last too"
     )
     best_by: str | None = Field(
         None, description="keep the adapter that is best by this figure on data.validation"

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,24 @@ from torch import Tensor
 
 from adapters.bases import Base
 from adapters.errors import IncompatibleAdapter
-from adapters.gate import Verdict
+from adapters.gate import Verdict, not_judged
 from adapters.manifest import DatasetRef, Draft, Metric, SweepRef
 from adapters.probe import Probe, ProbeItem
 from adapters.registry import Registry, Version
 from finetune.config import Recipe
 from finetune.data import Prepared, Row, split_digest
+from finetune.epochs import figures_of, final_step, kept_adapters, step_of
 from finetune.forward import inner_model, run
+from finetune.live import worn
 from finetune.projection import project
 
 _ITEMS, PROBE_TOKENS = 2, 16  # where a version is proved, other streams wait for their passes
 _CANDIDATES = 12
 _ADAPTER_TOKENS, _BASE_TOKENS = 8, 4
 _PACKAGES = ("modiste", "torch", "transformers", "peft", "tokenizers", "safetensors")
-_LOGS = (
-    "report.json", "report.html", "metrics.jsonl", "loss.png", "preflight.json", "recipe.yaml",
-)  # fmt: skip
+_LOGS = ("metrics.jsonl", "loss.png", "preflight.json", "recipe.yaml")
+_REPORTS = ("report.json", "report.html")
+"""Of the evaluation, which is of a run's result alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +57,70 @@ def publish(registry: Registry, run: Trained, probe: Probe, report: Mapping[str,
             f"adapter {run.recipe.name} has no effect: it answers exactly like the base model",
             hint="train for more steps or with a higher training.learning_rate",
         )
+    draft = make_draft(run, probe, report)
+    return _publish(registry, run, run.folder / "adapter", probe, draft, (*_LOGS, *_REPORTS))
+
+
+def publish_kept(
+    registry: Registry,
+    run: Trained,
+    load: Callable[[], Any],
+    dtype: str,
+    say: Callable[[str], Any],
+) -> Iterator[tuple[int, Version]]:
+    """Publish the adapters that a run kept at the ends of epochs, each with a probe of its own.
+
+    Nothing was measured on held-out examples, so none has passed the recipe's gate.
+
+    Args:
+        load: gives the base with the adapter of the run.
+
+    Returns:
+        The step after which each was kept, and its version.
+    """
+    kept = kept_adapters(run.folder, run.recipe.training, final_step(run.folder))
+    gate = run.recipe.gate
+    for adapter in kept:
+        step, model = step_of(adapter), load()
+        with worn(model, adapter):
+            probe = make_probe(model, run.prepared, dtype)
+        if probe.effect() == 0.0:  # it is no use, and the result may be
+            say(f"the adapter after step {step} has no effect, and is not published")
+            continue
+        draft = make_draft(run, probe, {"metrics": {}})
+        verdict = None if gate is None else not_judged(gate, f"it is from step {step} of its run")
+        draft = draft.model_copy(update={"checkpoint": step, "gate": verdict})
+        version = _publish(registry, run, adapter, probe, draft, _LOGS)
+        say(f"{version.reference} is the adapter after step {step}")
+        yield step, version
+
+
+def tell(run: Trained, version: Version, step: int, measured: int) -> dict[str, Any]:
+    """A published adapter of a run, for programs.
+
+    Args:
+        step: after which it was kept.
+        measured: the step whose figures are the adapter's.
+    """
+    return {
+        "step": step, "version": version.reference, "digest": version.digest,
+        "fine_tuned_model": version.fine_tuned_model, "metrics": figures_of(run.folder, measured),
+    }  # fmt: skip
+
+
+def _publish(
+    registry: Registry, run: Trained, adapter: Path, probe: Probe, draft: Draft,
+    logs: tuple[str, ...],
+) -> Version:  # fmt: skip
     parcel = run.folder / "parcel"
     shutil.rmtree(parcel, ignore_errors=True)
-    shutil.copytree(run.folder / "adapter", parcel)
+    shutil.copytree(adapter, parcel)
     probe.save(parcel / "probe.json")
-    for name in _LOGS:
+    for name in logs:
         if (run.folder / name).is_file():
             shutil.copyfile(run.folder / name, parcel / name)
     try:
-        return registry.publish(parcel, make_draft(run, probe, report))
+        return registry.publish(parcel, draft)
     finally:
         shutil.rmtree(parcel, ignore_errors=True)
 

@@ -4,7 +4,7 @@
         recipe.yaml
         prepared.jsonl, dataset.json          prepare
         precision.json, preflight.html, preflight.json    check
-        metrics.jsonl, checkpoints/, adapter/, loss.png   train (with Ray also ray.log)
+        metrics.jsonl, checkpoints/, epochs/, adapter/, loss.png    train (with Ray also ray.log)
         predictions.jsonl, report.html, report.json       evaluate (engine.log: of a server for it)
         published.json                        publish
         sweep.json                            the sweep that chose the recipe, where one did
@@ -40,6 +40,7 @@ from finetune.data import (
     save_prepared,
     source_digests,
 )
+from finetune.epochs import EPOCHS, chosen_step, final_step
 from finetune.executor import LOCAL, Executor
 from finetune.files import held, write_whole
 from finetune.findings import PreflightFailed, broken_findings
@@ -48,7 +49,15 @@ from finetune.memory import memory_bytes
 from finetune.metrics_file import read_metrics
 from finetune.plan import Job, Plan, make_plan
 from finetune.progress import Progress, plot_losses
-from finetune.publish import Trained, dataset_refs, make_probe, package_versions, publish
+from finetune.publish import (
+    Trained,
+    dataset_refs,
+    make_probe,
+    package_versions,
+    publish,
+    publish_kept,
+    tell,
+)
 from finetune.reading import BrokenData
 from finetune.report_page import Settings, render
 from finetune.reporters import check_installed
@@ -162,7 +171,7 @@ class Run:
         save_prepared(prepared, self.folder, self.base.ref.fingerprint)
         if self._prepared_digest() != before:
             self._forget(
-                "adapter", "checkpoints", "precision.json", "preflight.json", "report.json",
+                "adapter", "checkpoints", EPOCHS, "precision.json", "preflight.json", "report.json",
                 "published.json", "sweep.json",
             )  # fmt: skip
         self.__dict__.pop("prepared", None)
@@ -231,8 +240,17 @@ class Run:
         if self.recipe.evaluation.compare_live and self._live_moved():
             self.console.print("another version went live since the evaluation, so: again")
             self.evaluate()
-        version = publish(self.registry, self._trained(), self._recorded_probe(), self.report)
-        self.write("published.json", {"version": version.reference, "digest": version.digest})
+        run, told = self._trained(), []
+        # first, so that the last version of the name is the run's result
+        for step, checkpoint in publish_kept(
+            self.registry, run, self.adapted_model, self.plan.dtype, self.console.print
+        ):
+            told.append(tell(run, checkpoint, step, step))
+        version = publish(self.registry, run, self._recorded_probe(), self.report)
+        chosen = chosen_step(self.folder, self.recipe.training)
+        told.append(tell(run, version, final_step(self.folder), chosen))
+        published = {"version": version.reference, "digest": version.digest, "checkpoints": told}
+        self.write("published.json", published)
         lines = [f"warning: {misfit}" for misfit in self.registry.misfits(version)]
         lines += gate_notes(version, self.report.get("gate"))
         for line in [*lines, f"{version.reference} {version.digest}"]:

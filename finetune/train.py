@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
+from adapters.digests import sync_file
 from adapters.errors import IncompatibleAdapter, InvalidInput
 from finetune.base_model import load_model
 from finetune.batching import Batches, derived_seed, split_batch
@@ -33,6 +34,7 @@ from finetune.checkpoint import (
 from finetune.config import Recipe
 from finetune.data import Row
 from finetune.divergence import Guard
+from finetune.epochs import EPOCHS, Keeper
 from finetune.forward import projection_is_plain
 from finetune.group import ALONE, Group
 from finetune.metrics_file import metrics_file, read_metrics
@@ -134,6 +136,7 @@ def train(
     step, best = _restore(folder, learner) if resume else forget(folder)
     guard = Guard(folder / "checkpoints", options.checkpoint_every_steps, objective, batches)
     guard.replay(e for e in read_metrics(folder / "metrics.jsonl") if e["step"] <= step)
+    keeper = Keeper(folder, options, plan, save_adapter)
     progress = Progress(plan.tokens) if progress is None else progress
     model.train()
     with (
@@ -163,6 +166,7 @@ def train(
                     best = validation.better(best, figures, model, step)
             write(entry)
             report(entry)
+            keeper.look(model, step)
             stopping = stop() and step < plan.steps
             if regular or stopping:
                 here = _snapshot(step, learner, best)
@@ -315,7 +319,7 @@ def _restore(folder: Path, learner: Learner) -> tuple[int, Best | None]:
 
 def forget(folder: Path) -> tuple[int, None]:
     """Remove what an earlier run left."""
-    for name in ("checkpoints", "adapter"):
+    for name in ("checkpoints", EPOCHS, "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
     return 0, None
@@ -331,6 +335,8 @@ def save_adapter(model: Any, folder: Path) -> Path:
     config = json.loads(path.read_text())
     config["target_modules"].sort()  # peft keeps a set; its order would change the digest
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    for file in partial.iterdir():
+        sync_file(file)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     return folder

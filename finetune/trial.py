@@ -97,7 +97,9 @@ def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estim
 
 def _alone(recipe: Recipe) -> Recipe:
     """The recipe without what needs a validation part, or tells others of the run."""
-    without: dict[str, Any] = {"report_to": [], "best_by": None, "patience": None}
+    without: dict[str, Any] = {
+        "report_to": [], "best_by": None, "patience": None, "keep_epochs": 0
+    }  # fmt: skip
     training = recipe.training.model_copy(update=without)
     return recipe.model_copy(update={"training": training})
 

@@ -73,6 +73,8 @@ def _print_version(version: Version, aliases: list[str]) -> None:
     table.add_row("digest", version.digest)
     table.add_row("state", Text(state))  # brackets in a reason are no markup
     table.add_row("aliases", ", ".join(aliases) or "none")
+    if manifest.checkpoint is not None:
+        table.add_row("checkpoint", f"after step {manifest.checkpoint} of its run")
     table.add_row("task", f"{manifest.task} {' -> '.join(manifest.languages)}".strip())
     if manifest.labels:
         table.add_row("labels", Text(", ".join(manifest.labels)))
@@ -115,6 +117,17 @@ def adapters_rollback(
     print_alias(alias, version)
 
 
+@adapters_app.command("retire")
+def adapters_retire(
+    reference: str,
+    why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    home: Home = None,
+) -> None:
+    """Take a version out of use, unless an alias points at it: NAME@7, NAME@sha256:… or ft:…"""
+    version = Registry.open(home).retire(reference, why=why)
+    out.print(f"{version.reference} is retired; `modiste adapters gc` removes its files")
+
+
 def print_alias(alias: str, version: Version) -> None:
     """Where an alias points now."""
     out.print(f"{version.name}@{alias} -> {version.reference} {version.digest}", soft_wrap=True)
@@ -122,7 +135,7 @@ def print_alias(alias: str, version: Version) -> None:
 
 @adapters_app.command("history")
 def adapters_history(name: str, home: Home = None, as_json: AsJson = False) -> None:
-    """Show every move of an adapter's aliases, oldest first."""
+    """Show every move of an adapter's aliases, and what was retired, oldest first."""
     moves = Registry.open(home).alias_history(name)
     if as_json:
         rows = [{**asdict(move), "moved": move.moved.isoformat()} for move in moves]
@@ -133,7 +146,7 @@ def adapters_history(name: str, home: Home = None, as_json: AsJson = False) -> N
         table.add_row(
             f"{move.moved:%Y-%m-%d %H:%M:%S}", move.alias,
             "" if move.from_number is None else str(move.from_number),
-            f"{move.to_number}{_kind(move)}",
+            "(retired)" if move.retired else f"{move.to_number}{_kind(move)}",
             Text(move.who), Text(move.why),
         )  # fmt: skip
     out.print(table)

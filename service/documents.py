@@ -37,6 +37,13 @@ class Listing(BaseModel, Generic[T]):
     last_id: str | None
 
 
+class ModelList(BaseModel):
+    """OpenAI's, which has no pages."""
+
+    object: Literal["list"]
+    data: list[types.Model]
+
+
 class FileObject(types.FileObject):
     """With a purpose that OpenAI's type leaves out."""
 

@@ -27,7 +27,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from adapters.errors import AdapterError, NotFound, StoreFailed
+from adapters.errors import AdapterError, NotFound, StoreFailed, VersionInUse
 from service.record import current_record
 
 logger = logging.getLogger("modiste.errors")
@@ -120,9 +120,11 @@ def from_service(error: ServiceError) -> JSONResponse:
 
 
 def from_adapter(error: AdapterError) -> JSONResponse:
-    """Unknown names are 404, a failed store 503, all else the caller's 400."""
+    """Unknown names are 404, what is in use 409, a failed store 503, all else the caller's 400."""
     if isinstance(error, NotFound):
         status, kind, code = 404, "invalid_request_error", "model_not_found"
+    elif isinstance(error, VersionInUse):
+        status, kind, code = 409, "invalid_request_error", error.code
     elif isinstance(error, StoreFailed):
         status, kind, code = 503, "server_error", error.code
     else:

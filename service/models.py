@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from math import inf
 from time import monotonic
@@ -19,9 +20,11 @@ from adapters.bases import Base
 from adapters.canaries import Canary, Key
 from adapters.errors import AdapterError, NotFound
 from adapters.languages import same_language
-from adapters.names import PRODUCTION, parse_reference
+from adapters.names import PRODUCTION, Reference, parse_reference
 from adapters.prompt import PromptTemplate, Task, default_prompt
+from adapters.records import READY
 from adapters.registry import Registry, Version, check_ready
+from adapters.retirement import not_a_version
 from service.errors import BadRequest, ModelNotFound, NotReady, ServiceError
 from service.record import current_record
 from service.trials import Tried
@@ -156,12 +159,7 @@ class Models:
         self._known = {k: v for k, v in self._known.items() if v.digest != version.digest}
 
     async def _find(self, reference: str) -> Version:
-        try:
-            parsed = parse_reference(reference)
-        except AdapterError as error:
-            raise ModelNotFound(
-                f"the model {reference[:120]!r} does not exist", param="model", hint=error.hint
-            ) from error
+        parsed = _parsed(reference)
         await self.check_own(parsed.name, reference)
         if parsed.alias is not None:
             key = (parsed.name, parsed.alias)
@@ -173,11 +171,12 @@ class Models:
                     param="model", hint="promote a version that passes its proof",
                     code="alias_not_served",
                 )  # fmt: skip
-        version = self._known.get(reference)
+        known = self._known
+        version = known.get(reference)
         if version is None:
             version = await self._look_up(reference)
-            if parsed.alias is None and version.state == "ready":
-                self._known[reference] = version
+            if parsed.alias is None and version.state == READY:
+                known[reference] = version  # in vain where all was forgotten meanwhile
         check_ready(version)
         return version
 
@@ -196,6 +195,24 @@ class Models:
             raise _missing(reference) from error
         if not _own(project):
             raise _missing(reference)
+
+    async def retire(self, reference: str) -> None:
+        """Take a version of the caller's project out of use; here at once.
+
+        Raises:
+            ModelNotFound, Retired: the project has no such version, or not any more.
+            InvalidInput: it is a base model, or an alias.
+            VersionInUse: an alias or a canary points at it.
+        """
+        parsed = _parsed(reference)
+        bases = await asyncio.to_thread(self._registry.bases)
+        if reference in {self._base.reference, *(base.name for base in bases)}:
+            raise not_a_version(reference)
+        await self.check_own(parsed.name, reference)
+        record = current_record()
+        who = "" if record is None else record.caller
+        retire = partial(self._registry.retire, reference, who=who, why="deleted as a model")
+        self._forget(await asyncio.to_thread(retire))
 
     async def look_up(self, reference: str) -> Version | None:
         """The version that a name stands for, without loading it; None for no such."""
@@ -272,6 +289,7 @@ class Models:
                 return
             # what fails on the way is tried again at the next poll
             self._stamp, self._revision, self._retry_at = -1, -1, inf
+            self._known = {}  # a version may have been retired
             wanted = await asyncio.to_thread(self._registry.all_aliases)
             shares = await asyncio.to_thread(self._registry.canaries)
             await asyncio.gather(
@@ -331,6 +349,15 @@ class Models:
             return
         self._canaries[key] = version, canary
         logger.info("%s@%s gives %g %% to %s", name, alias, canary.percent, version.reference)
+
+
+def _parsed(reference: str) -> Reference:
+    try:
+        return parse_reference(reference)
+    except AdapterError as error:
+        raise ModelNotFound(
+            f"the model {reference[:120]!r} does not exist", param="model", hint=error.hint
+        ) from error
 
 
 def _own(project: str) -> bool:

@@ -39,13 +39,23 @@ from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
 from service.residency import Limits, Residency
-from service.routes import adapters, batches, files, fine_tuning, health, openai, tasks, transfers
+from service.routes import (
+    adapters,
+    batches,
+    files,
+    fine_tuning,
+    health,
+    models,
+    openai,
+    tasks,
+    transfers,
+)
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
 from service.trials import Observer
 
 ROUTERS = (
-    openai.router, tasks.router, files.router, fine_tuning.router, batches.router,
+    openai.router, models.router, tasks.router, files.router, fine_tuning.router, batches.router,
     transfers.router, adapters.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""

@@ -44,7 +44,7 @@ from service.jobs.queue import (
     Outcome,
     Told,
 )
-from service.jobs.results import metrics_csv
+from service.jobs.results import checkpoint_metrics, metrics_csv
 from service.uses import USES
 
 logger = logging.getLogger("modiste.worker")
@@ -56,6 +56,8 @@ NICENESS = 10
 """Requests come first where a server shares the cores."""
 STOPPED = 130
 """The trainer's exit code when it was asked to stop."""
+KEPT_EPOCHS = 2
+"""Adapters of the ends of epochs that are models beside the final one."""
 _PARAMS = {
     "data": "training_file", "data.train": "training_file", "data.test": "validation_file",
 }  # fmt: skip
@@ -164,7 +166,7 @@ class Worker:
     def _begin(self, job: JobRow) -> Attempt:
         folder = self.registry.home.jobs / job.id
         folder.mkdir(parents=True, exist_ok=True)
-        settings = dict(job.order["settings"])
+        settings = {"training.keep_epochs": KEPT_EPOCHS, **job.order["settings"]}
         settings |= {
             "name": self._name(job), "project": job.project, "base": job.order["base"],
             "data.train": str(self._fetch(job, job.training_file, folder, "training")),
@@ -282,6 +284,10 @@ class Worker:
         job = attempt.job
         published = json.loads((attempt.folder / "run" / "published.json").read_text())
         version = self.registry.find(published["version"])
+        for kept in published.get("checkpoints", []):
+            figures = checkpoint_metrics(kept["step"], kept["metrics"])
+            model = kept["fine_tuned_model"]
+            self.jobs.add_checkpoint(job.id, self.id, kept["step"], model, figures)
         events = [self._promote(job, version)] if job.order["promote"] else []
         made = self._result_file(attempt)
         events.append(Told("model", f"New fine-tuned model created: {version.fine_tuned_model}"))

@@ -95,7 +95,7 @@ def describe(version: Version) -> dict[str, Any]:
     manifest = version.manifest
     return {
         "object": "adapter.version", "version": version.number, "reference": version.reference,
-        "fine_tuned_model": version.fine_tuned_model,
+        "fine_tuned_model": version.fine_tuned_model, "checkpoint": manifest.checkpoint,
         "digest": version.digest, "state": version.state, "reason": version.reason or None,
         "created": int(manifest.created.timestamp()), "bytes": manifest.size,
         "languages": manifest.languages, "labels": manifest.labels, "base": manifest.base.name,
@@ -180,12 +180,13 @@ async def unload(name: str, version: int, raw_request: Request) -> JSONResponse:
 
 @named.get("/v1/adapters/{name}/history")
 async def history(name: str, raw_request: Request) -> JSONResponse:
-    """Every move of the adapter's aliases, oldest first."""
+    """Every move of the adapter's aliases, and what was retired, oldest first."""
     moves = await asyncio.to_thread(raw_request.app.state.modiste.registry.alias_history, name)
     data = [
         {
-            "object": "adapter.alias_move", "alias": move.alias, "from": move.from_number,
-            "to": move.to_number, "rollback": move.rollback, "percent": move.percent,
+            "object": "adapter.alias_move", "alias": None if move.retired else move.alias,
+            "from": move.from_number, "to": None if move.retired else move.to_number,
+            "rollback": move.rollback, "percent": move.percent, "retired": move.retired,
             "who": move.who, "why": move.why,
             "moved": int(move.moved.timestamp()),
         }

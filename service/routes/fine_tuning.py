@@ -10,6 +10,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import Field
 
 from adapters.errors import AdapterError
+from adapters.records import RETIRED
 from adapters.registry import Registry
 from service.database import CheckpointRow, JobEventRow, JobRow
 from service.documents import FineTuningJob, Listing, answers
@@ -169,7 +170,7 @@ async def _start(raw_request: Request, model: str) -> dict[str, Any]:
         version = await asyncio.to_thread(registry.find, model)
     except AdapterError:
         version = None
-    if version is None or version.manifest.project != current_project():
+    if version is None or version.state == RETIRED or version.manifest.project != current_project():
         raise BadRequest(
             f"model: {model[:120]!r} is neither a base model nor a version of this project",
             param="model", hint=f"base models are: {known}", code="model_not_found",

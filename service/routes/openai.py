@@ -6,7 +6,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from adapters.prompt import Task
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -14,8 +13,8 @@ from service.engine import (
     with_cancellation,
     with_sse_keep_alive,
 )
-from service.errors import BadRequest, ModelNotFound, error_response
-from service.models import Models, Resolved
+from service.errors import BadRequest, error_response
+from service.models import Models
 from service.record import PRIORITY_INTERACTIVE, current_record
 
 router = APIRouter()
@@ -93,47 +92,3 @@ def _vllm_error(result: ErrorResponse) -> JSONResponse:
     code = "model_not_found" if error.code == 404 else "invalid_value"
     kind = "server_error" if error.code >= 500 else "invalid_request_error"
     return error_response(error.code, error.message, kind, code, error.param)
-
-
-def _card(resolved: Resolved, name: str, task: Task | None, parent: str | None) -> dict[str, Any]:
-    created = 0 if resolved.version is None else int(resolved.version.manifest.created.timestamp())
-    return {
-        "id": name, "object": "model", "created": created, "owned_by": "modiste",
-        "root": resolved.reference, "parent": parent, "digest": resolved.digest, "task": task,
-    }  # fmt: skip
-
-
-def _cards(raw_request: Request) -> list[dict[str, Any]]:
-    """The base, then every alias in effect; `name` stands for `name@production`."""
-    state = raw_request.app.state.modiste
-    base = state.models.base
-    cards = [_card(base, base.reference, None, None)]
-    for (name, alias), version in sorted(state.models.live().items()):
-        public = name if alias == "production" else f"{name}@{alias}"
-        resolved = Resolved(version.reference, version.digest, "proved", version)
-        cards.append(_card(resolved, public, version.manifest.task, base.reference))
-    cards[0]["max_model_len"] = state.engine.max_model_len
-    return cards
-
-
-@router.get("/v1/models")
-async def list_models(raw_request: Request) -> JSONResponse:
-    """The models that can be named in a request."""
-    return JSONResponse({"object": "list", "data": _cards(raw_request)})
-
-
-@router.get("/v1/models/{model:path}")
-async def retrieve_model(model: str, raw_request: Request) -> JSONResponse:
-    """One model, by any name that resolves."""
-    for card in _cards(raw_request):
-        if card["id"] == model:
-            return JSONResponse(card)
-    models: Models = raw_request.app.state.modiste.models
-    version = await models.look_up(model)
-    if version is None:
-        raise ModelNotFound(
-            f"the model {model[:120]!r} does not exist", param="model",
-            hint="GET /v1/models lists the models",
-        )  # fmt: skip
-    resolved = Resolved(version.reference, version.digest, "", version)
-    return JSONResponse(_card(resolved, model, version.manifest.task, models.base.reference))

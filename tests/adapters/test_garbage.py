@@ -46,6 +46,19 @@ def test_old_versions_go_and_the_newest_stay(registry: Registry) -> None:
         registry.store.verify(version.manifest)
 
 
+def test_checkpoints_stay_and_go_with_the_result_of_their_run(registry: Registry) -> None:
+    work = registry.home.root / "made"
+    for number, step in ((6, 10), (7, 20), (8, None), (9, 10), (10, 20)):
+        folder = parcel(work / str(number), number)
+        registry.publish(folder, draft(folder, checkpoint=step))
+
+    kept = registry.collect(keep=1, older_than_days=0)
+
+    assert kept.versions == ["x@5", "x@4", "x@3", "x@2", "x@1"]
+    assert all_but(registry, 1) == []  # of a run at work, whose result is still to come
+    assert all_but(registry, 0) == [f"x@{number}" for number in (10, 9, 8, 7, 6)]
+
+
 def test_by_default_a_young_version_stays(registry: Registry) -> None:
     assert registry.collect(keep=0).versions == []
 

@@ -53,9 +53,19 @@ def test_a_fine_tuned_models_name_tells_base_project_name_and_the_digests_beginn
     )
 
 
+def test_a_checkpoints_name_tells_its_step_as_well() -> None:
+    text = fine_tuned_model("base-1", "team", "x", "sha256:" + "ab" * 32, 20)
+    assert text == "ft:base-1:team:x:abababab:ckpt-step-20"
+    assert parse_reference(text) == Reference(
+        "x", digest="sha256:abababab", base="base-1", project="team", checkpoint=20
+    )
+
+
 @pytest.mark.parametrize(
     "text",
-    ["ft:", "ft:b:p:x", "ft:b:p:x:abc", "ft:b:p:x:ABABABAB", "ft:b:p:x:abababab:ckpt-step-1",
+    ["ft:", "ft:b:p:x", "ft:b:p:x:abc", "ft:b:p:x:ABABABAB", "ft:b:p:x:abababab:step-1",
+     "ft:b:p:x:abababab:ckpt-step-0", "ft:b:p:x:abababab:ckpt-step-", "ft:b:p:x:abababab:",
+     "ft:b:p:x:abababab:ckpt-step-1:ckpt-step-1", "ft:b:p:x:ckpt-step-1",
      "ft:b::x:abababab", "ft:b:p:../x:abababab"],
 )  # fmt: skip
 def test_a_malformed_fine_tuned_name_is_refused(text: str) -> None:

@@ -136,11 +136,11 @@ def test_another_version_is_worn_for_a_while_only(
     before = _logits(model)
 
     alone = _logits(load_adapter(base, one.folder, "float32", "cpu"))
-    with worn(model, one):
+    with worn(model, one.folder):
         assert torch.equal(_logits(model), alone)
         assert not torch.equal(_logits(model), before)
     assert torch.equal(_logits(model), before)
-    with pytest.raises(RuntimeError), worn(model, one):
+    with pytest.raises(RuntimeError), worn(model, one.folder):
         raise RuntimeError
     assert torch.equal(_logits(model), before)
     assert list(model.peft_config) == ["default"]

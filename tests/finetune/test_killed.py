@@ -40,7 +40,7 @@ def test_runs_killed_at_random_steps_have_the_losses_of_ones_that_were_not(
     training: dict[str, Any] = {
         "max_steps": 40, "epochs": 10, "batch_tokens": 100, "micro_batch_tokens": 64,
         "learning_rate": 0.003, "loraplus_lr_ratio": 8, "checkpoint_every_steps": 4,
-        "best_by": "loss",
+        "best_by": "loss", "keep_epochs": 2,
     }  # fmt: skip
     recipes = {}
     for method in ("supervised", "dpo"):
@@ -64,3 +64,9 @@ def test_runs_killed_at_random_steps_have_the_losses_of_ones_that_were_not(
         assert resumed == whole, (method, seed, steps)
         weights = [f / "adapter" / "adapter_model.safetensors" for f in folders]
         assert weights[0].read_bytes() == weights[1].read_bytes()
+        kept = [
+            {path.parent.name: path.read_bytes() for path in f.glob("epochs/*/*.safetensors")}
+            for f in folders
+        ]
+        assert kept[0]
+        assert kept[0] == kept[1], (method, seed, steps)

@@ -41,8 +41,9 @@ from service.inside import ask
 from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.middleware import Edge, Table
+from service.models import Models
 from service.record import current_record
-from service.routes import batches, files, fine_tuning, health
+from service.routes import batches, files, fine_tuning, health, models
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.traffic import Traffic
@@ -112,12 +113,15 @@ class StandIn:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> FastAPI:
+def make_app(
+    registry: Registry, chosen: Settings, stand_in: StandIn | None, served: Models | None = None
+) -> FastAPI:
     """Files, uploads, jobs and batches; batches are worked on where something answers."""
     metrics = Metrics(CollectorRegistry())
     made, queue = Keys(registry.database), Batches(registry.database, lease_s=2)
     cabinet, children = files.Cabinet.open(registry, chosen.max_file_bytes), Children()
     routers = [files.router, fine_tuning.router, batches.router]
+    routers += [] if served is None else [models.router]
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
@@ -140,6 +144,7 @@ def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> 
     app.state.modiste = SimpleNamespace(
         cabinet=cabinet, children=children, registry=registry, settings=chosen,
         jobs=Jobs(registry.database), batches=queue, metrics=metrics,
+        models=served, engine=SimpleNamespace(max_model_len=512),
     )  # fmt: skip
     errors.install(app, {})
     paths = [route.path for route in app.router.routes if isinstance(route, APIRoute)]
@@ -151,12 +156,14 @@ def make_app(registry: Registry, chosen: Settings, stand_in: StandIn | None) -> 
 
 
 @contextmanager
-def desk(home: Path, stand_in: StandIn | None = None, **settings: Any) -> Iterator[Desk]:
-    """Serve a home's files, jobs and batches."""
+def desk(
+    home: Path, served: Models | None = None, stand_in: StandIn | None = None, **settings: Any
+) -> Iterator[Desk]:
+    """Serve a home's files, jobs and batches, and what `served` resolves."""
     registry = Registry.open(home)
     made = Keys(registry.database)
     keys = {project: made.create(project)[1] for project in ("ours", "theirs")}
-    app = make_app(registry, Settings(**settings), stand_in)
+    app = make_app(registry, Settings(**settings), stand_in, served)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)

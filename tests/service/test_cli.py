@@ -221,6 +221,22 @@ def test_printing_needs_no_heavy_library() -> None:
     assert isinstance(cli.app, typer.Typer)
 
 
+def test_a_version_is_retired_and_stands_in_the_history(modiste: Any, registry: Registry) -> None:
+    code, text, _ = modiste("adapters", "retire", "x@2", "--why", "rude")
+
+    assert code == 0, text
+    assert "x@2 is retired" in text
+    assert registry.find("x@2").state == "retired"
+    shown = modiste("adapters", "history", "x")[1]
+    assert "(retired)" in shown
+    assert "rude" in shown
+    assert "by" in modiste("adapters", "show", "x@2")[1]
+    for reference in ("x@2", "x@1", "x"):
+        code, _, complaint = modiste("adapters", "retire", reference)
+        assert code != 0
+        assert complaint
+
+
 def test_rollback_and_history(modiste: Any, registry: Registry) -> None:
     registry.promote("x@2", who="ann", why="[better]")
     code, text, _ = modiste("adapters", "rollback", "x", "--why", "worse")

@@ -68,6 +68,14 @@ class Names:
         self.lora_id_counter = Counter()
 
 
+def base_named(name: str, path: Path) -> Base:
+    """A base that has no files."""
+    return Base(
+        name=name, path=path, source="", ref=BASE, context_length=9, architecture="",
+        parameters=1, lora=True,
+    )  # fmt: skip
+
+
 class Bench:
     """Everything around one fake engine."""
 
@@ -78,11 +86,7 @@ class Bench:
         limits = Limits(BASE, 8, max_resident, 2, frozenset({"q_proj"}), room_wait_s=0.05)
         metrics = Metrics(CollectorRegistry())
         self.residency = Residency(self.engine, self.registry, self.names, limits, metrics)
-        base = Base(
-            name="b", path=tmp_path, source="", ref=BASE, context_length=9, architecture="",
-            parameters=1, lora=True,
-        )  # fmt: skip
-        self.models = Models(self.registry, self.residency, base)
+        self.models = Models(self.registry, self.residency, base_named("b", tmp_path))
 
     def publish(self, value: float, name: str = "x", **more: Any) -> str:
         folder = parcel(self.work / f"{name}-{value}", value, **more.pop("config", {}))

@@ -35,7 +35,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, stand_in: StandIn) -> Iterator[Desk]:
-    with desk(tmp_path_factory.mktemp("home"), stand_in) as served:
+    with desk(tmp_path_factory.mktemp("home"), stand_in=stand_in) as served:
         yield served
 
 
