@@ -30,14 +30,24 @@ from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
 from service.residency import Limits, Residency
-from service.routes import adapters, files, fine_tuning, health, openai, tasks, transfers
+from service.routes import (
+    adapters,
+    files,
+    fine_tuning,
+    health,
+    openai,
+    tasks,
+    transfers,
+    usage,
+)
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
 from service.trials import Observer
+from service.usage import Ledger, Usage
 
 ROUTERS = (
     openai.router, tasks.router, files.router, fine_tuning.router, transfers.router,
-    adapters.router, health.router,
+    adapters.router, usage.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
@@ -70,6 +80,7 @@ class Server:
     children: Children
     cabinet: files.Cabinet
     jobs: Jobs
+    usage: Usage
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -108,6 +119,7 @@ class ModistePlugin:
         models = Models(self._plan.registry, residency, self._plan.base)
         cabinet = files.Cabinet.open(self._plan.registry, settings.max_file_bytes)
         observer = Observer(self._plan.registry, residency.leasing.server, models, metrics)
+        ledger = Ledger(self._plan.registry.database)
         demand = Demand(self._plan.registry, residency, metrics)
         background = (
             asyncio.create_task(observer.run()),
@@ -116,6 +128,7 @@ class ModistePlugin:
             asyncio.create_task(residency.leasing.keep(residency.digests)),
             asyncio.create_task(self._plan.authenticator.follow()),
             asyncio.create_task(cabinet.keep_expiring()),
+            asyncio.create_task(ledger.run()),
         )
         state.modiste = Server(
             settings,
@@ -127,6 +140,7 @@ class ModistePlugin:
             Children(),
             cabinet,
             Jobs(self._plan.registry.database),
+            Usage(self._plan.registry.database),
             background,
         )
         _meter_handlers(state, engine.client)
@@ -141,7 +155,7 @@ class ModistePlugin:
             authenticator=self._plan.authenticator,
             metrics=metrics,
             bounds=body_bounds(settings),
-            watchers=[observer.observe],
+            watchers=[observer.observe, ledger.observe],
         )
 
     def _limits(self) -> Limits:

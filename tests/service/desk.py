@@ -23,9 +23,10 @@ from service.children import Children
 from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.middleware import Edge, Table
-from service.routes import files, fine_tuning
+from service.routes import files, fine_tuning, usage
 from service.settings import Settings
 from service.telemetry import Metrics
+from service.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def desk(home: Path, **settings: Any) -> Iterator[Desk]:
     keys = {project: made.create(project)[1] for project in ("ours", "theirs")}
     chosen = Settings(**settings)
     cabinet = files.Cabinet.open(registry, chosen.max_file_bytes)
-    app, routers = FastAPI(), (files.router, fine_tuning.router)
+    app, routers = FastAPI(), (files.router, fine_tuning.router, usage.router)
     for router in routers:
         app.include_router(router)
     app.state.modiste = SimpleNamespace(
@@ -64,6 +65,7 @@ def desk(home: Path, **settings: Any) -> Iterator[Desk]:
         registry=registry,
         settings=chosen,
         jobs=Jobs(registry.database),
+        usage=Usage(registry.database),
     )
     errors.install(app, {})
     app.add_middleware(
