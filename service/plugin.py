@@ -6,6 +6,8 @@ and handlers are there. Our routes replace vLLM's of the same path; all others g
 
 import asyncio
 from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,7 @@ from service.capacity import Capacity
 from service.children import Children
 from service.demand import Demand
 from service.engine import Engine, MeteredClient, engine_errors
+from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
 from service.middleware import Edge, Table
 from service.models import Models
@@ -61,6 +64,8 @@ class Plan:
     base: Base
     authenticator: Authenticator
     capacity: Capacity
+    environment: Mapping[str, str]
+    """As it was before vLLM's was added."""
 
 
 plan: ContextVar[Plan] = ContextVar("modiste_plan")
@@ -121,6 +126,7 @@ class ModistePlugin:
         observer = Observer(self._plan.registry, residency.leasing.server, models, metrics)
         ledger = Ledger(self._plan.registry.database)
         demand = Demand(self._plan.registry, residency, metrics)
+        worker = self._worker(engine_client)
         background = (
             asyncio.create_task(observer.run()),
             asyncio.create_task(demand.follow(models.caught_up)),
@@ -129,6 +135,7 @@ class ModistePlugin:
             asyncio.create_task(self._plan.authenticator.follow()),
             asyncio.create_task(cabinet.keep_expiring()),
             asyncio.create_task(ledger.run()),
+            *(() if worker is None else (asyncio.create_task(worker.run(models.caught_up)),)),
         )
         state.modiste = Server(
             settings,
@@ -157,6 +164,15 @@ class ModistePlugin:
             bounds=body_bounds(settings),
             watchers=[observer.observe, ledger.observe],
         )
+
+    def _worker(self, client: EngineClient) -> EmbeddedWorker | None:
+        """The server's own worker; it is told of the end as soon as vLLM drains its requests."""
+        settings, home = self._plan.settings, self._plan.registry.home.root
+        if settings.worker_jobs == 0:
+            return None
+        worker = EmbeddedWorker.of(settings, home, self._plan.environment)
+        _before_shutdown(client, worker.end)
+        return worker
 
     def _limits(self) -> Limits:
         settings = self._plan.settings
@@ -201,6 +217,18 @@ def _name_answers(served: Any) -> None:
         return name
 
     served.model_name = model_name
+
+
+def _before_shutdown(client: Any, tell: Callable[[], None]) -> None:
+    """Call `tell` in this event loop when vLLM begins to stop its engine, from any thread."""
+    stop, loop = client.shutdown, asyncio.get_running_loop()
+
+    def shutdown(*args: Any, **kwargs: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended before
+            loop.call_soon_threadsafe(tell)
+        stop(*args, **kwargs)
+
+    client.shutdown = shutdown
 
 
 def _replace_lora_gauge(client: Any, residency: Residency) -> None:
