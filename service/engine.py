@@ -18,6 +18,7 @@ from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
@@ -43,6 +44,7 @@ __all__ = [
     "MeteredClient",
     "Output",
     "Piece",
+    "ResponsesRequest",
     "Sampling",
     "engine_errors",
     "with_cancellation",

@@ -24,6 +24,7 @@ FORBIDDEN_ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "it opens routes that control the engine",
     "VLLM_USE_RUST_FRONTEND": "that front end does not load our routes",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "adapters would be served without a proof",
+    "VLLM_ENABLE_RESPONSES_API_STORE": "answers would be kept for ever, for whoever knows their id",
     "VLLM_API_KEY": "keys are ours: set api_keys_file",
 }
 FORBIDDEN_ARGUMENTS = {
@@ -41,6 +42,7 @@ FORBIDDEN_ARGUMENTS = {
     "--port": "set port instead",
     "--scheduling-policy": "priority is always used",
     "--worker-extension-cls": "ours tells what the engine loaded",
+    "--tool-server": "what a model writes would be run by this server",
     "--trust-request-chat-template": "templates from requests are never run",
 }
 

@@ -39,6 +39,7 @@ from service.routes import (
     fine_tuning,
     health,
     openai,
+    responses,
     tasks,
     transfers,
     usage,
@@ -49,8 +50,8 @@ from service.trials import Observer
 from service.usage import Ledger, Usage
 
 ROUTERS = (
-    openai.router, tasks.router, files.router, fine_tuning.router, transfers.router,
-    adapters.router, usage.router, health.router,
+    openai.router, responses.router, tasks.router, files.router, fine_tuning.router,
+    transfers.router, adapters.router, usage.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
@@ -201,7 +202,7 @@ def keep_only_our_routes(app: FastAPI) -> None:
 
 
 def _meter_handlers(state: State, client: MeteredClient) -> None:
-    for name in ("openai_serving_chat", "openai_serving_completion"):
+    for name in ("openai_serving_chat", "openai_serving_completion", "openai_serving_responses"):
         getattr(state, name).engine_client = client
 
 
