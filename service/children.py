@@ -1,6 +1,7 @@
-"""Work that needs the trainer's libraries, done by a child process at low priority."""
+"""Child processes: what needs the trainer's libraries is done by one, at low priority."""
 
 import asyncio
+import ctypes
 import json
 import logging
 import os
@@ -14,6 +15,13 @@ logger = logging.getLogger("modiste.children")
 
 NICENESS = 10
 """The engine comes first where they share cores."""
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(number: int) -> None:
+    """Let this process get a signal when the thread that started it has ended (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 class Children:

@@ -1,11 +1,11 @@
-"""The tables of what callers keep here: keys, files, jobs, batches.
+"""The tables of what callers keep here, and of what they used: keys, files, jobs, batches, usage.
 
 They lie beside the registry's in one database and have one history of migrations with them
 (`adapters/migrations`). What is listed in pages has a `number` that rises, so that a page
 begins after a row whatever its time says.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
@@ -219,3 +219,34 @@ class BatchPartRow(Table):
     number: Mapped[int] = mapped_column(primary_key=True)
     place: Mapped[str]
     """Key in the file store; of two servers that both believe to have the batch no two agree."""
+
+
+class UsageRow(Table):
+    """What was used in a day: one row for every project, key, model and route."""
+
+    __tablename__ = "usage"
+    __table_args__ = (Index("ix_usage_project", "project", "day"),)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    """In UTC."""
+    project: Mapped[str] = mapped_column(primary_key=True)
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    """The key's name in logs."""
+    model: Mapped[str] = mapped_column(primary_key=True)
+    """The reference that answered."""
+    route: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    failed: Mapped[int] = mapped_column(BigInteger)
+    """Of the requests."""
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    """Of the prompts' tokens."""
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageReportRow(Table):
+    """The last report of usage of each server: one that is sent again is not added again."""
+
+    __tablename__ = "usage_reports"
+    server: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    made: Mapped[datetime]

@@ -18,6 +18,7 @@ from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
@@ -44,6 +45,7 @@ __all__ = [
     "MeteredClient",
     "Output",
     "Piece",
+    "ResponsesRequest",
     "Sampling",
     "engine_errors",
     "with_cancellation",
@@ -120,18 +122,23 @@ class MeteredClient:
             async for output in outputs:
                 yield output
             return
-        counted = 0
         self.traffic.enter(record)
-        delta = getattr(args[1] if len(args) > 1 else None, "output_kind", None)
+        prompted, written = False, dict[int, int]()
+        kind = getattr(args[1] if len(args) > 1 else None, "output_kind", None)
         try:
             async for output in outputs:
                 if record.first_token is None and output.outputs:
                     record.first_token = perf_counter()
-                if counted == 0 and output.prompt_token_ids:
+                if not prompted and output.prompt_token_ids:
                     record.prompt_tokens += len(output.prompt_token_ids)
-                    counted = 1
-                if delta is RequestOutputKind.DELTA or output.finished:
-                    record.completion_tokens += sum(len(o.token_ids) for o in output.outputs)
+                    record.cached_tokens += output.num_cached_tokens or 0
+                    prompted = True
+                for choice in output.outputs:  # as they come: a caller may go away in between
+                    new = len(choice.token_ids)
+                    if kind is not RequestOutputKind.DELTA:
+                        before = written.get(choice.index, 0)
+                        written[choice.index], new = new, new - before
+                    record.completion_tokens += new
                 record.answered |= output.finished
                 yield output
         except Exception:
@@ -146,7 +153,7 @@ class Engine:
     """Token ids in, tokens out, for the base or for one version of an adapter."""
 
     def __init__(self, client: EngineClient, tokenizer: Tokenizer) -> None:
-        self.client = MeteredClient(client)
+        self.client, self._unmetered = MeteredClient(client), client
         self.renderer = Renderer(tokenizer)
         self.max_model_len: int = client.model_config.max_model_len
         self.dtype = str(client.model_config.dtype).removeprefix("torch.")
@@ -260,7 +267,8 @@ class Engine:
             max_tokens=1, temperature=0.0, logprob_token_ids=token_ids, detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY, skip_reading_prefix_cache=True,
         )  # fmt: skip
-        outputs = self.client.generate(
+        # a request that a load began for does not pay for its proof
+        outputs = self._unmetered.generate(
             tokens_input(prompt_ids),
             params,
             f"proof-{uuid4().hex}",

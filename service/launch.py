@@ -24,6 +24,7 @@ FORBIDDEN_ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "it opens routes that control the engine",
     "VLLM_USE_RUST_FRONTEND": "that front end does not load our routes",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "adapters would be served without a proof",
+    "VLLM_ENABLE_RESPONSES_API_STORE": "answers would be kept for ever, for whoever knows their id",
     "VLLM_API_KEY": "keys are ours: set api_keys_file",
 }
 FORBIDDEN_ARGUMENTS = {
@@ -41,6 +42,7 @@ FORBIDDEN_ARGUMENTS = {
     "--port": "set port instead",
     "--scheduling-policy": "priority is always used",
     "--worker-extension-cls": "ours tells what the engine loaded",
+    "--tool-server": "what a model writes would be run by this server",
     "--trust-request-chat-template": "templates from requests are never run",
 }
 
@@ -169,13 +171,14 @@ def serve(settings: Settings, registry: Registry) -> None:
         SettingsError: every reason why it can't start.
         AdapterError: no such base model.
     """
+    environment = dict(os.environ)  # of the worker: without what vLLM is told
     base = registry.base(settings.base)
     authenticator = Authenticator(settings.keys(), Keys(registry.database))
     if found := problems(settings, base, keys=authenticator.asks_for_keys):
         raise SettingsError(found)
     os.environ.update(vllm_environment(settings))
     _log(settings.log_level)
-    _run(settings, registry, base, authenticator)
+    _run(settings, registry, base, authenticator, environment)
 
 
 def _log(level: str) -> None:
@@ -188,7 +191,13 @@ def _log(level: str) -> None:
     logger.propagate = False
 
 
-def _run(settings: Settings, registry: Registry, base: Base, authenticator: Authenticator) -> None:
+def _run(
+    settings: Settings,
+    registry: Registry,
+    base: Base,
+    authenticator: Authenticator,
+    environment: dict[str, str],
+) -> None:
     # imported here: vllm reads the environment when it is imported
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
@@ -197,7 +206,7 @@ def _run(settings: Settings, registry: Registry, base: Base, authenticator: Auth
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))
-    plan.set(Plan(settings, registry, base, authenticator, capacity))
+    plan.set(Plan(settings, registry, base, authenticator, capacity, environment))
     uvloop.run(run_server(args))
 
 

@@ -66,10 +66,7 @@ def page_of(
     if after is not None:
         number = session.scalar(select(table.number).where(table.id == after, of))
         if number is None:
-            raise BadRequest(
-                f"after: there is no {after[:80]!r}", param="after",
-                hint="give the last id of the page before, as it was listed",
-            )  # fmt: skip
+            raise no_such_cursor(after)
         query = query.where(table.number > number if rising else table.number < number)
     order = table.number.asc() if rising else table.number.desc()
     rows = list(session.scalars(query.order_by(order).limit(limit + 1)))
@@ -83,3 +80,10 @@ def listing(objects: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
         "object": "list", "data": objects, "has_more": more,
         "first_id": ids[0], "last_id": ids[-1],
     }  # fmt: skip
+
+
+def no_such_cursor(after: str) -> BadRequest:
+    return BadRequest(
+        f"after: there is no {after[:80]!r}", param="after",
+        hint="give the last id of the page before, as it was listed",
+    )  # fmt: skip

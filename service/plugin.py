@@ -6,7 +6,8 @@ and handlers are there. Our routes replace vLLM's of the same path; all others g
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from service.demand import Demand
 from service.documents import ERRORS
 from service.engine import Engine, MeteredClient, engine_errors
 from service.inside import ask
+from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
 from service.middleware import Edge, Table
 from service.models import Models
@@ -47,16 +49,19 @@ from service.routes import (
     health,
     models,
     openai,
+    responses,
     tasks,
     transfers,
+    usage,
 )
 from service.settings import Settings
 from service.telemetry import Metrics, RoutingCollector
 from service.trials import Observer
+from service.usage import Ledger, Usage
 
 ROUTERS = (
-    openai.router, models.router, tasks.router, files.router, fine_tuning.router, batches.router,
-    transfers.router, adapters.router, health.router,
+    openai.router, responses.router, models.router, tasks.router, files.router, fine_tuning.router,
+    batches.router, transfers.router, adapters.router, usage.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
@@ -70,6 +75,8 @@ class Plan:
     base: Base
     authenticator: Authenticator
     capacity: Capacity
+    environment: Mapping[str, str]
+    """As it was before vLLM's was added."""
 
 
 plan: ContextVar[Plan] = ContextVar("modiste_plan")
@@ -90,6 +97,7 @@ class Server:
     cabinet: files.Cabinet
     jobs: Jobs
     batches: Batches
+    usage: Usage
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -128,6 +136,7 @@ class ModistePlugin:
         models = Models(self._plan.registry, residency, self._plan.base)
         cabinet = files.Cabinet.open(self._plan.registry, settings.max_file_bytes)
         observer = Observer(self._plan.registry, residency.leasing.server, models, metrics)
+        ledger = Ledger(self._plan.registry.database)
         demand = Demand(self._plan.registry, residency, metrics)
         children, queue = Children(), Batches(self._plan.registry.database)
         sequences = engine_client.vllm_config.scheduler_config.max_num_seqs
@@ -141,6 +150,7 @@ class ModistePlugin:
             residency.leasing.server,
             metrics,
         )
+        worker = self._worker(engine_client)
         background = (
             asyncio.create_task(observer.run()),
             asyncio.create_task(demand.follow(models.caught_up)),
@@ -149,6 +159,8 @@ class ModistePlugin:
             asyncio.create_task(self._plan.authenticator.follow()),
             asyncio.create_task(cabinet.keep_expiring()),
             asyncio.create_task(_once_ready(models.caught_up, run_batches(bench))),
+            asyncio.create_task(ledger.run()),
+            *(() if worker is None else (asyncio.create_task(worker.run(models.caught_up)),)),
         )
         state.modiste = Server(
             settings,
@@ -161,6 +173,7 @@ class ModistePlugin:
             cabinet,
             Jobs(self._plan.registry.database),
             queue,
+            Usage(self._plan.registry.database),
             background,
         )
         _meter_handlers(state, engine.client)
@@ -175,8 +188,17 @@ class ModistePlugin:
             authenticator=self._plan.authenticator,
             metrics=metrics,
             bounds=body_bounds(settings),
-            watchers=[observer.observe],
+            watchers=[observer.observe, ledger.observe],
         )
+
+    def _worker(self, client: EngineClient) -> EmbeddedWorker | None:
+        """The server's own worker; it is told of the end as soon as vLLM drains its requests."""
+        settings, home = self._plan.settings, self._plan.registry.home.root
+        if settings.worker_jobs == 0:
+            return None
+        worker = EmbeddedWorker.of(settings, home, self._plan.environment)
+        _before_shutdown(client, worker.end)
+        return worker
 
     def _limits(self) -> Limits:
         settings = self._plan.settings
@@ -210,7 +232,7 @@ def keep_only_our_routes(app: FastAPI) -> None:
 
 
 def _meter_handlers(state: State, client: MeteredClient) -> None:
-    for name in ("openai_serving_chat", "openai_serving_completion"):
+    for name in ("openai_serving_chat", "openai_serving_completion", "openai_serving_responses"):
         getattr(state, name).engine_client = client
 
 
@@ -226,6 +248,18 @@ def _name_answers(served: Any) -> None:
         return name
 
     served.model_name = model_name
+
+
+def _before_shutdown(client: Any, tell: Callable[[], None]) -> None:
+    """Call `tell` in this event loop when vLLM begins to stop its engine, from any thread."""
+    stop, loop = client.shutdown, asyncio.get_running_loop()
+
+    def shutdown(*args: Any, **kwargs: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended before
+            loop.call_soon_threadsafe(tell)
+        stop(*args, **kwargs)
+
+    client.shutdown = shutdown
 
 
 def _replace_lora_gauge(client: Any, residency: Residency) -> None:

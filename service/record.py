@@ -38,6 +38,8 @@ class Record:
     started: float = field(default_factory=perf_counter)
     first_token: float | None = None
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt's: read from the prefix cache."""
     completion_tokens: int = 0
     tried: "Tried | None" = None
     """The side of a canary that the request fell to."""

@@ -118,6 +118,13 @@ class Settings(BaseModel):
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="time for running requests at shutdown, seconds"
     )
+    worker_jobs: int = Field(
+        default=1,
+        ge=0,
+        le=64,
+        description="fine-tuning jobs that the server's own worker does at once; "
+        "0: none, run `modiste worker`",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="what is logged"
     )

@@ -7,7 +7,6 @@ back; one that is killed loses its leases, and another goes on from the last che
 """
 
 import argparse
-import ctypes
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +29,7 @@ import psutil
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry, Version
+from service.children import NICENESS, die_with_parent
 from service.database import JobRow
 from service.errors import ServiceError
 from service.files import About, Files
@@ -52,8 +53,6 @@ logger = logging.getLogger("modiste.worker")
 POLL_S = 0.5
 RENEWALS = 6
 """Of a lease before it would run out."""
-NICENESS = 10
-"""Requests come first where a server shares the cores."""
 STOPPED = 130
 """The trainer's exit code when it was asked to stop."""
 KEPT_EPOCHS = 2
@@ -62,7 +61,6 @@ _PARAMS = {
     "data": "training_file", "data.train": "training_file", "data.test": "validation_file",
 }  # fmt: skip
 _GIB = 2**30
-_PR_SET_PDEATHSIG = 1
 
 
 def needed_bytes(parameters: int) -> int:
@@ -97,10 +95,21 @@ class Attempt:
 
 
 class Worker:
-    """Does jobs until it is told to end."""
+    """Does jobs until it is told to end.
 
-    def __init__(self, registry: Registry, at_once: int = 1, lease_s: float = LEASE_S) -> None:
-        self.registry, self.at_once = registry, at_once
+    Args:
+        at_once: jobs, where memory allows.
+        grace_s: for trainers to stop at their next step once `ending` is set.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        at_once: int = 1,
+        lease_s: float = LEASE_S,
+        grace_s: float = inf,
+    ) -> None:
+        self.registry, self.at_once, self._grace_s = registry, at_once, grace_s
         self.id = f"worker-{os.uname().nodename}-{os.getpid()}-{uuid4().hex[:6]}"
         self.jobs = Jobs(registry.database, lease_s)
         self.files = Files(registry.database, registry.home, USES)
@@ -110,10 +119,15 @@ class Worker:
     def run(self) -> None:
         """Work until `ending` is set, then give back what is not done."""
         logger.info("%s waits for jobs", self.id)
+        until = inf
         while not (self.ending and not self._attempts):
+            if self.ending and until == inf:
+                until = time.monotonic() + self._grace_s
             for attempt in list(self._attempts):
                 if self.ending:
                     attempt.stop("ending")
+                if time.monotonic() > until:
+                    attempt.child.kill()  # the next worker goes on from the last checkpoint
                 self._look_after(attempt)
             if not self.ending and len(self._attempts) < self.at_once:
                 try:
@@ -184,7 +198,8 @@ class Worker:
         with (folder / "printed").open("wb") as out, (folder / "log").open("ab") as log:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
-                start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads
+                # one whose worker was killed would hold the run against the next worker
+                start_new_session=True, preexec_fn=_die,  # noqa: PLW1509 - no threads
             )  # fmt: skip
         with suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
@@ -321,10 +336,8 @@ class Worker:
             self.jobs.end(job.id, self.id, Outcome(FAILED, error=told))
 
 
-def _die_with_parent() -> None:
-    """A trainer whose worker was killed would hold the run against the next one (Linux)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die() -> None:
+    die_with_parent(signal.SIGKILL)
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -389,9 +402,25 @@ def main(arguments: list[str] | None = None) -> int:
         "--lease-s", type=float, default=LEASE_S,
         help="after so long without a sign of a worker another takes its jobs, seconds",
     )  # fmt: skip
+    parser.add_argument(
+        "--grace-s", type=float, default=inf,
+        help="time for jobs to stop at their next step when told to end, seconds; default: any",
+    )  # fmt: skip
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", default="info", choices=levels)
+    # the server's own worker ends with it, however that ends
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level="INFO")
-    worker = Worker(Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s))
+    if options.parent is not None:
+        die_with_parent(signal.SIGTERM)
+        if os.getppid() != options.parent:  # it was gone by then
+            return 0
+    level = options.log_level.upper()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=level)
+    worker = Worker(
+        Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s),
+        max(0.0, options.grace_s),
+    )  # fmt: skip
 
     def end(_number: int, _frame: FrameType | None) -> None:
         worker.ending = True

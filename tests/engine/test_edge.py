@@ -14,7 +14,8 @@ NOT_OURS = [
     ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"), ("POST", "/adapters"),
     ("POST", "/invocations"), ("GET", "/ping"), ("POST", "/tokenize"), ("POST", "/detokenize"),
     ("POST", "/scale_elastic_ep"), ("POST", "/v1/embeddings"), ("GET", "/load"), ("GET", "/health"),
-    ("POST", "/v1/responses"), ("POST", "/pause"), ("POST", "/sleep"), ("GET", "/server_info"),
+    ("GET", "/v1/responses/r"), ("POST", "/v1/responses/r/cancel"),
+    ("POST", "/pause"), ("POST", "/sleep"), ("GET", "/server_info"),
     ("POST", "/v1/completions/render"), ("GET", "/v1"), ("GET", "/"), ("POST", "/metrics/x"),
 ]  # fmt: skip
 

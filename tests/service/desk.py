@@ -43,10 +43,11 @@ from service.keys import Keys
 from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
-from service.routes import batches, files, fine_tuning, health, models
+from service.routes import batches, files, fine_tuning, health, models, usage
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.traffic import Traffic
+from service.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def make_app(
     metrics = Metrics(CollectorRegistry())
     made, queue = Keys(registry.database), Batches(registry.database, lease_s=2)
     cabinet, children = files.Cabinet.open(registry, chosen.max_file_bytes), Children()
-    routers = [files.router, fine_tuning.router, batches.router]
+    routers = [files.router, fine_tuning.router, batches.router, usage.router]
     routers += [] if served is None else [models.router]
 
     @asynccontextmanager
@@ -144,6 +145,7 @@ def make_app(
     app.state.modiste = SimpleNamespace(
         cabinet=cabinet, children=children, registry=registry, settings=chosen,
         jobs=Jobs(registry.database), batches=queue, metrics=metrics,
+        usage=Usage(registry.database),
         models=served, engine=SimpleNamespace(max_model_len=512),
     )  # fmt: skip
     errors.install(app, {})

@@ -1,4 +1,4 @@
-"""projects, API keys, uploaded files, fine-tuning jobs, batches"""
+"""projects, API keys, uploaded files, fine-tuning jobs, batches, usage"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -153,4 +153,24 @@ def upgrade() -> None:
         sa.Column("batch", sa.String, sa.ForeignKey("batches.id"), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("place", sa.String, nullable=False),
+    )
+    op.create_table(
+        "usage",
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("project", sa.String, primary_key=True),
+        sa.Column("caller", sa.String, primary_key=True),
+        sa.Column("model", sa.String, primary_key=True),
+        sa.Column("route", sa.String, primary_key=True),
+        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("failed", sa.BigInteger, nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    )
+    op.create_index("ix_usage_project", "usage", ["project", "day"])
+    op.create_table(
+        "usage_reports",
+        sa.Column("server", sa.String, primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("made", sa.DateTime(timezone=True), nullable=False),
     )

@@ -15,6 +15,9 @@ import openai
 import pytest
 
 from adapters.registry import Registry
+from service.database import JobRow
+from service.jobs.queue import Order
+from service.jobs.worker import Attempt, Worker
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk
 
@@ -74,6 +77,12 @@ def create(client: openai.OpenAI, training: str, steps: int = 6, **more: Any) ->
     return client.fine_tuning.jobs.create(
         model="tiny", training_file=training, extra_body={"method": method}, **more
     )
+
+
+def order(project: str = "ours", base: str = "tiny", **settings: Any) -> Order:
+    trainer = {"recipe": "generate", "base": base, "settings": settings, "promote": False}
+    method = {"type": "supervised", "supervised": {"hyperparameters": {}}}
+    return Order(project, "key_1", base, "file-a", None, None, 1, method, None, trainer)
 
 
 def until(client: openai.OpenAI, id_: str, *statuses: str) -> Any:
@@ -188,6 +197,28 @@ def test_a_worker_that_ends_leaves_the_job_to_another(
     if way == signal.SIGTERM:
         assert first.returncode == 0
         assert not [e for e in events(client, job.id) if "lost" in e.message]
+
+
+def test_a_trainer_that_does_not_stop_in_time_leaves_its_job_to_the_next_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry.open(tmp_path)
+    worker = Worker(registry, grace_s=0.5)
+    job = worker.jobs.create(order())
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+
+    def begin(job: JobRow) -> Attempt:
+        command = [sys.executable, "-c", f"{stubborn}; time.sleep(600)"]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        worker.ending = True
+        return Attempt(job, tmp_path, child)
+
+    monkeypatch.setattr(worker, "_begin", begin)
+    worker.run()
+    left = worker.jobs.find(job.id, "ours")
+    assert (left.status, left.lost, left.worker) == ("queued", 0, None)
 
 
 def _children(pid: int) -> list[int]:
