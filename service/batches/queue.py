@@ -10,6 +10,7 @@ out, and another server, or the same one after its start, goes on with the lines
 
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -139,12 +140,17 @@ class Batches:
 
     # for servers
 
-    def lease(self, server: str) -> BatchRow | None:
-        """Take a batch that nobody works on: of the project with the fewest at work, the oldest."""
+    def lease(self, server: str, own: Collection[str] = ()) -> BatchRow | None:
+        """Take a batch that nobody works on: of the project with the fewest at work, the oldest.
+
+        Args:
+            own: batches that the server is at; their leases may have run out while the database
+                was away.
+        """
         now = time.time()
         with self._database.write() as session:
             rows = list(session.scalars(select(BatchRow).where(BatchRow.status.in_(AT_WORK))))
-            free = [row for row in rows if row.until < now]
+            free = [row for row in rows if row.until < now and row.id not in own]
             if not free:
                 return None
             busy = [row.project for row in rows if row.until >= now]

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 from adapters.errors import AdapterError
-from service.batches.gate import Gate
 from service.batches.work import Bench, Work
+from service.database import BatchRow
 
 logger = logging.getLogger("modiste.batches")
 
@@ -27,37 +28,32 @@ def gate_places(sequences: int) -> tuple[int, int]:
 async def run_batches(bench: Bench) -> None:
     """For as long as the server runs."""
     following = asyncio.create_task(bench.gate.follow())
-    works: set[asyncio.Task[None]] = set()
+    works: dict[str, asyncio.Task[None]] = {}
     try:
         while True:
-            if len(works) < AT_ONCE and (work := await _next(bench)) is not None:
-                task = asyncio.create_task(work.run())
-                works.add(task)
-                task.add_done_callback(works.discard)
-                task.add_done_callback(_told)
+            works = {id_: task for id_, task in works.items() if not task.done()}
+            if len(works) < AT_ONCE and (batch := await _next(bench, works)) is not None:
+                works[batch.id] = asyncio.create_task(Work(bench, batch).run())
+                works[batch.id].add_done_callback(_told)
                 continue
             await asyncio.sleep(POLL_S)
     finally:
         following.cancel()
-        for task in works:
+        for task in works.values():
             task.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
+        await asyncio.gather(*works.values(), return_exceptions=True)
 
 
-async def _next(bench: Bench) -> Work | None:
+async def _next(bench: Bench, own: Collection[str]) -> BatchRow | None:
     try:
         if not await asyncio.to_thread(bench.batches.waiting):
             return None
-        batch = await asyncio.to_thread(bench.batches.lease, bench.server)
+        return await asyncio.to_thread(bench.batches.lease, bench.server, list(own))
     except AdapterError as error:
         logger.warning("batches can't be looked for: %s", error)
         return None
-    return None if batch is None else Work(bench, batch)
 
 
 def _told(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("a batch is given up here until its lease ends", exc_info=error)
-
-
-__all__ = ["Bench", "Gate", "gate_places", "run_batches"]

@@ -85,6 +85,17 @@ def test_a_dead_servers_batch_goes_to_another(
     assert leased(batches, "third").lost == 0
 
 
+def test_a_server_takes_no_batch_that_it_is_at(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batches.create(new())
+    leased(batches, "s")
+    later = time.time() + queue.LEASE_S + 1
+    monkeypatch.setattr(queue.time, "time", lambda: later)
+    assert batches.lease("s", [batch.id]) is None
+    assert batches.renew(batch.id, "s").lost == 0
+
+
 def test_the_project_with_the_fewest_comes_next(batches: Batches) -> None:
     mine = [batches.create(new()).id for _ in range(2)]
     theirs = batches.create(new("theirs")).id
