@@ -28,6 +28,7 @@ SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 AT_WORK = (VALIDATING, RUNNING)
 ENDED = (SUCCEEDED, FAILED, CANCELLED)
 CANCEL, PAUSE = "cancel", "pause"
+WAITS = "waits"
 
 LEASE_S = 30.0
 MOST_LOST = 3
@@ -215,34 +216,43 @@ class Jobs:
         with self._database.read() as session:
             return session.scalar(query) is not None
 
-    def lease(self, worker: str) -> JobRow | None:
-        """Take the next job: of the project with the fewest at work, the oldest.
+    def line(self, most: int) -> list[JobRow]:
+        """The next jobs: of projects with the fewest at work first, the oldest first.
 
-        One whose worker died is taken up again, or has failed when that came too often.
+        One whose worker died is put back, or has failed when that came too often.
         """
-        now = time.time()
         with self._database.write() as session:
-            for row in session.scalars(
-                select(JobRow).where(JobRow.status.in_(AT_WORK), JobRow.until < now)
-            ):
-                _lost(session, row)
-            busy = dict(
-                session.execute(
-                    select(JobRow.project, func.count())
-                    .where(JobRow.status.in_(AT_WORK)).group_by(JobRow.project)
-                ).all()
-            )  # fmt: skip
-            waiting = session.scalars(
-                select(JobRow).where(JobRow.status == QUEUED).order_by(JobRow.number)
-            ).all()
-            if not waiting:
+            return _line(session)[:most]
+
+    def at_work(self, workers: str) -> int:
+        """How many jobs those workers do whose names begin so."""
+        mine = JobRow.worker.startswith(workers, autoescape=True)
+        query = select(func.count()).where(JobRow.status.in_(AT_WORK), mine)
+        with self._database.read() as session:
+            return session.scalar(query) or 0
+
+    def lease(self, worker: str, id_: str | None = None) -> JobRow | None:
+        """Take a job that waits, or the next one; None when there is none."""
+        with self._database.write() as session:
+            waiting = _line(session)
+            row = next((row for row in waiting if id_ in (None, row.id)), None)
+            if row is None:
                 return None
-            row = min(waiting, key=lambda r: (busy.get(r.project, 0), r.number))
-            row.status, row.worker, row.until = VALIDATING, worker, now + self.lease_s
+            row.status, row.worker, row.until = VALIDATING, worker, time.time() + self.lease_s
             row.started = row.started or datetime.now(UTC)
             if row.lost == 0:
                 _tell(session, row.id, Told("validating", "Validating the files"))
             return row
+
+    def tell_waiting(self, id_: str, message: str) -> None:
+        """Say why a job still waits, once for as long as nothing else happens to it."""
+        with self._database.read() as session:
+            if not _waits_untold(session, id_):
+                return
+        with self._database.write() as session:
+            if _waits_untold(session, id_):
+                key = _numbered(session, id_, WAITS)
+                _tell(session, id_, Told(key, message, level="warn"))
 
     def renew(self, id_: str, worker: str, ends: datetime | None = None) -> str | None:
         """Keep a lease; returns what the job shall do next.
@@ -375,6 +385,27 @@ def _page(
         query = query.where(table.number < number)
     rows = list(session.scalars(query.order_by(table.number.desc()).limit(limit + 1)))
     return rows[:limit], len(rows) > limit
+
+
+def _line(session: Session) -> list[JobRow]:
+    late = select(JobRow).where(JobRow.status.in_(AT_WORK), JobRow.until < time.time())
+    for row in session.scalars(late):
+        _lost(session, row)
+    busy = dict(
+        session.execute(
+            select(JobRow.project, func.count())
+            .where(JobRow.status.in_(AT_WORK)).group_by(JobRow.project)
+        ).all()
+    )  # fmt: skip
+    waiting = session.scalars(select(JobRow).where(JobRow.status == QUEUED))
+    return sorted(waiting, key=lambda row: (busy.get(row.project, 0), row.number))
+
+
+def _waits_untold(session: Session, id_: str) -> bool:
+    waits = session.scalar(select(JobRow.number).filter_by(id=id_, status=QUEUED))
+    events = select(JobEventRow.key).filter_by(job=id_).order_by(JobEventRow.number.desc())
+    last = session.scalar(events.limit(1)) or ""
+    return waits is not None and not last.startswith(f"{WAITS}-")
 
 
 def _tell(session: Session, job: str, event: Told) -> None:
