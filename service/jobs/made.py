@@ -10,7 +10,9 @@ from adapters.database import AdapterRow, VersionRow
 from adapters.names import fine_tuned_model, parse_reference
 from adapters.records import READY
 from service.database import JobRow
-from service.jobs.queue import SUCCEEDED
+from service.jobs.states import (
+    SUCCEEDED,
+)
 
 
 @dataclass(frozen=True, slots=True)

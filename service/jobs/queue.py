@@ -20,19 +20,26 @@ from sqlalchemy.orm import Session
 
 from adapters.connect import Database
 from service.database import CheckpointRow, JobEventRow, JobRow
-from service.errors import BadRequest, JobNotFound
+from service.errors import JobNotFound
 from service.files import new_id
+from service.jobs import states
+from service.jobs.states import (
+    AT_WORK,
+    CANCEL,
+    CANCELLED,
+    ENDED,
+    PAUSE,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    VALIDATING,
+    Outcome,
+    Told,
+)
 from service.objects import page_of
 
-QUEUED, VALIDATING, RUNNING, PAUSED = "queued", "validating_files", "running", "paused"
-SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
-AT_WORK = (VALIDATING, RUNNING)
-ENDED = (SUCCEEDED, FAILED, CANCELLED)
-CANCEL, PAUSE = "cancel", "pause"
-
 LEASE_S = 30.0
-MOST_LOST = 3
-"""Workers that may die at a job."""
+WAITS = "waits"
 
 
 class LeaseLost(Exception):
@@ -54,27 +61,6 @@ class Order:
     metadata: dict[str, Any] | None
     trainer: dict[str, Any]
     """What the worker tells the trainer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An event to be told once: its key says what it is about."""
-
-    key: str
-    message: str
-    level: str = "info"
-    type: str = "message"
-    data: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job ended."""
-
-    status: str
-    model: str | None = None
-    result_file: str | None = None
-    error: dict[str, Any] | None = None
 
 
 class Jobs:
@@ -103,7 +89,7 @@ class Jobs:
         with self._database.write() as session:
             session.add(row)
             session.flush()
-            _tell(session, row.id, Told("created", f"Created fine-tuning job: {row.id}"))
+            states.tell(session, row.id, Told("created", f"Created fine-tuning job: {row.id}"))
         return row
 
     def find(self, id_: str, project: str) -> JobRow:
@@ -165,11 +151,11 @@ class Jobs:
         with self._database.write() as session:
             row = _own(session, id_, project)
             if row.status in ENDED:
-                raise _wrong_status(row, "cancelled", "a job that has ended stays as it is")
+                raise states.wrong_status(row, "cancelled", "a job that has ended stays as it is")
             if row.status in AT_WORK:
                 row.wanted = CANCEL
             else:
-                _end(session, row, Outcome(CANCELLED))
+                states.end(session, row, Outcome(CANCELLED))
             return row
 
     def pause(self, id_: str, project: str) -> JobRow:
@@ -182,11 +168,11 @@ class Jobs:
         with self._database.write() as session:
             row = _own(session, id_, project)
             if row.status in (*ENDED, PAUSED):
-                raise _wrong_status(row, "paused", "pause a job that waits or runs")
+                raise states.wrong_status(row, "paused", "pause a job that waits or runs")
             if row.status in AT_WORK:
                 row.wanted = row.wanted or PAUSE
             else:
-                _rest(session, row)
+                states.rest(session, row)
             return row
 
     def resume(self, id_: str, project: str) -> JobRow:
@@ -202,9 +188,13 @@ class Jobs:
                 row.wanted = None
             elif row.status == PAUSED:
                 row.status = QUEUED
-                _tell(session, id_, Told(_numbered(session, id_, "resumed"), "The job is resumed"))
+                states.tell(
+                    session,
+                    id_,
+                    Told(states.numbered(session, id_, "resumed"), "The job is resumed"),
+                )
             else:
-                raise _wrong_status(row, "resumed", "resume a job that is paused")
+                raise states.wrong_status(row, "resumed", "resume a job that is paused")
             return row
 
     # for workers
@@ -216,34 +206,43 @@ class Jobs:
         with self._database.read() as session:
             return session.scalar(query) is not None
 
-    def lease(self, worker: str) -> JobRow | None:
-        """Take the next job: of the project with the fewest at work, the oldest.
+    def line(self, most: int) -> list[JobRow]:
+        """The next jobs: of projects with the fewest at work first, the oldest first.
 
-        One whose worker died is taken up again, or has failed when that came too often.
+        One whose worker died is put back, or has failed when that came too often.
         """
-        now = time.time()
         with self._database.write() as session:
-            for row in session.scalars(
-                select(JobRow).where(JobRow.status.in_(AT_WORK), JobRow.until < now)
-            ):
-                _lost(session, row)
-            busy = dict(
-                session.execute(
-                    select(JobRow.project, func.count())
-                    .where(JobRow.status.in_(AT_WORK)).group_by(JobRow.project)
-                ).all()
-            )  # fmt: skip
-            waiting = session.scalars(
-                select(JobRow).where(JobRow.status == QUEUED).order_by(JobRow.number)
-            ).all()
-            if not waiting:
+            return _line(session)[:most]
+
+    def at_work(self, workers: str) -> int:
+        """How many jobs those workers do whose names begin so."""
+        mine = JobRow.worker.startswith(workers, autoescape=True)
+        query = select(func.count()).where(JobRow.status.in_(AT_WORK), mine)
+        with self._database.read() as session:
+            return session.scalar(query) or 0
+
+    def lease(self, worker: str, id_: str | None = None) -> JobRow | None:
+        """Take a job that waits, or the next one; None when there is none."""
+        with self._database.write() as session:
+            waiting = _line(session)
+            row = next((row for row in waiting if id_ in (None, row.id)), None)
+            if row is None:
                 return None
-            row = min(waiting, key=lambda r: (busy.get(r.project, 0), r.number))
-            row.status, row.worker, row.until = VALIDATING, worker, now + self.lease_s
+            row.status, row.worker, row.until = VALIDATING, worker, time.time() + self.lease_s
             row.started = row.started or datetime.now(UTC)
             if row.lost == 0:
-                _tell(session, row.id, Told("validating", "Validating the files"))
+                states.tell(session, row.id, Told("validating", "Validating the files"))
             return row
+
+    def tell_waiting(self, id_: str, message: str) -> None:
+        """Say why a job still waits, once for as long as nothing else happens to it."""
+        with self._database.read() as session:
+            if not _waits_untold(session, id_):
+                return
+        with self._database.write() as session:
+            if _waits_untold(session, id_):
+                key = states.numbered(session, id_, WAITS)
+                states.tell(session, id_, Told(key, message, level="warn"))
 
     def renew(self, id_: str, worker: str, ends: datetime | None = None) -> str | None:
         """Keep a lease; returns what the job shall do next.
@@ -276,7 +275,7 @@ class Jobs:
             if trained_tokens is not None:
                 row.trained_tokens = trained_tokens
             for event in events:
-                _tell(session, id_, event)
+                states.tell(session, id_, event)
 
     def add_checkpoint(
         self, id_: str, worker: str, step: int, model: str, metrics: dict[str, Any]
@@ -304,7 +303,7 @@ class Jobs:
             LeaseLost: as `renew` says.
         """
         with self._database.write() as session:
-            _rest(session, _leased(session, id_, worker))
+            states.rest(session, _leased(session, id_, worker))
 
     def give_back(self, id_: str, worker: str) -> None:
         """Put a job back into the queue: its worker ends.
@@ -323,7 +322,7 @@ class Jobs:
             LeaseLost: as `renew` says.
         """
         with self._database.write() as session:
-            _lost(session, _leased(session, id_, worker))
+            states.lost(session, _leased(session, id_, worker))
 
     def end(self, id_: str, worker: str, outcome: Outcome, events: Sequence[Told] = ()) -> None:
         """Say how a job ended.
@@ -334,8 +333,8 @@ class Jobs:
         with self._database.write() as session:
             row = _leased(session, id_, worker)
             for event in events:
-                _tell(session, id_, event)
-            _end(session, row, outcome)
+                states.tell(session, id_, event)
+            states.end(session, row, outcome)
 
 
 def uses_file(session: Session, file_id: str) -> str | None:
@@ -366,70 +365,22 @@ def _leased(session: Session, id_: str, worker: str) -> JobRow:
     return row
 
 
-def _tell(session: Session, job: str, event: Told) -> None:
-    known = select(JobEventRow.number).filter_by(job=job, key=event.key)
-    if session.scalar(known) is None:
-        session.add(
-            JobEventRow(
-                id=new_id("ftevent-"), job=job, key=event.key, level=event.level, type=event.type,
-                message=event.message, data=event.data, created=datetime.now(UTC),
-            )
-        )  # fmt: skip
-        session.flush()
-
-
-def _numbered(session: Session, job: str, name: str) -> str:
-    """A key for what may happen several times."""
-    count = session.scalar(
-        select(func.count()).select_from(JobEventRow)
-        .where(JobEventRow.job == job, JobEventRow.key.startswith(f"{name}-"))
+def _line(session: Session) -> list[JobRow]:
+    late = select(JobRow).where(JobRow.status.in_(AT_WORK), JobRow.until < time.time())
+    for row in session.scalars(late):
+        states.lost(session, row)
+    busy = dict(
+        session.execute(
+            select(JobRow.project, func.count())
+            .where(JobRow.status.in_(AT_WORK)).group_by(JobRow.project)
+        ).all()
     )  # fmt: skip
-    return f"{name}-{count or 0}"
+    waiting = session.scalars(select(JobRow).where(JobRow.status == QUEUED))
+    return sorted(waiting, key=lambda row: (busy.get(row.project, 0), row.number))
 
 
-def _rest(session: Session, row: JobRow) -> None:
-    row.status, row.wanted, row.worker, row.until = PAUSED, None, None, 0.0
-    _tell(session, row.id, Told(_numbered(session, row.id, "paused"), "The job is paused"))
-
-
-def _lost(session: Session, row: JobRow) -> None:
-    row.lost += 1
-    told = Told(f"lost-{row.lost}", f"The worker {row.worker} was lost", level="warn")
-    _tell(session, row.id, told)
-    row.worker, row.until = None, 0.0
-    if row.wanted == CANCEL:
-        _end(session, row, Outcome(CANCELLED))
-    elif row.lost >= MOST_LOST:
-        error = {
-            "code": "worker_lost", "param": None,
-            "message": f"{row.lost} workers were lost at this job; maybe it needs more memory "
-            "than there is",
-        }  # fmt: skip
-        _end(session, row, Outcome(FAILED, error=error))
-    elif row.wanted == PAUSE:
-        _rest(session, row)
-    else:
-        row.status = QUEUED
-
-
-_WORDS = {
-    SUCCEEDED: "The job has successfully completed", FAILED: "The job failed",
-    CANCELLED: "The job was cancelled",
-}  # fmt: skip
-
-
-def _end(session: Session, row: JobRow, outcome: Outcome) -> None:
-    row.status, row.finished = outcome.status, datetime.now(UTC)
-    row.wanted, row.worker, row.until, row.ends = None, None, 0.0, None
-    row.result, row.result_file, row.error = outcome.model, outcome.result_file, outcome.error
-    message, level = _WORDS[outcome.status], "info"
-    if outcome.error is not None:
-        message, level = f"{message}: {outcome.error['message']}", "error"
-    _tell(session, row.id, Told("ended", message, level=level))
-
-
-def _wrong_status(row: JobRow, wanted: str, hint: str) -> BadRequest:
-    return BadRequest(
-        f"fine-tuning job {row.id} is {row.status} and can't be {wanted}",
-        param="fine_tuning_job_id", hint=hint, code="wrong_status",
-    )  # fmt: skip
+def _waits_untold(session: Session, id_: str) -> bool:
+    waits = session.scalar(select(JobRow.number).filter_by(id=id_, status=QUEUED))
+    events = select(JobEventRow.key).filter_by(job=id_).order_by(JobEventRow.number.desc())
+    last = session.scalar(events.limit(1)) or ""
+    return waits is not None and not last.startswith(f"{WAITS}-")

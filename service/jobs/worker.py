@@ -1,9 +1,10 @@
 """`modiste worker`: takes fine-tuning jobs from the queue and lets the trainer do them.
 
-Each job has a folder of its own, HOME/jobs/ID, in which `finetune run --resume` works as a child
-process. What it writes there is told as events; what the caller wants, and a sign of life, go by
-the lease. A worker that is told to end stops its children at their next step and gives the jobs
-back; one that is killed loses its leases, and another goes on from the last checkpoint.
+It begins the next job that memory allows (`room.py`). Each has a folder of its own, HOME/jobs/ID,
+in which `finetune run --resume` works as a child process. What it writes there is told as events;
+what the caller wants, and a sign of life, go by the lease. A worker that is told to end stops its
+children at their next step and gives the jobs back; one that is killed loses its leases, and
+another goes on from the last checkpoint.
 """
 
 import argparse
@@ -16,36 +17,38 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from math import inf
 from pathlib import Path
 from types import FrameType
-from typing import Any
 from uuid import uuid4
-
-import psutil
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry, Version
 from service.children import NICENESS, die_with_parent
 from service.database import JobRow
-from service.errors import ServiceError
+from service.errors import BadRequest, ServiceError
 from service.files import About, Files
-from service.jobs.queue import (
+from service.jobs.attempt import (
+    Attempt,
+    expected_end,
+    metrics_event,
+    planned_steps,
+    step_entries,
+    told_error,
+)
+from service.jobs.queue import LEASE_S, Jobs, LeaseLost
+from service.jobs.results import checkpoint_metrics, metrics_csv
+from service.jobs.room import Lack, Need, Patience, gpu_memory, host_memory, lack, needed
+from service.jobs.states import (
     CANCEL,
     CANCELLED,
     FAILED,
-    LEASE_S,
     PAUSE,
     SUCCEEDED,
-    Jobs,
-    LeaseLost,
     Outcome,
     Told,
 )
-from service.jobs.results import checkpoint_metrics, metrics_csv
 from service.uses import USES
 
 logger = logging.getLogger("modiste.worker")
@@ -53,45 +56,16 @@ logger = logging.getLogger("modiste.worker")
 POLL_S = 0.5
 RENEWALS = 6
 """Of a lease before it would run out."""
+LOOK_AGAIN_S = 5.0
+"""After a look at jobs none of which had room."""
+LOOKED_AT = 50
+"""Jobs in line that are looked at for one that has room."""
 STOPPED = 130
 """The trainer's exit code when it was asked to stop."""
+_CHOOSING = {"training.best_by", "training.patience"}
+"""Settings by which the validation file chooses the adapter, and can't judge it any more."""
 KEPT_EPOCHS = 2
 """Adapters of the ends of epochs that are models beside the final one."""
-_PARAMS = {
-    "data": "training_file", "data.train": "training_file", "data.test": "validation_file",
-}  # fmt: skip
-_GIB = 2**30
-
-
-def needed_bytes(parameters: int) -> int:
-    """Memory to have free before a job of a base starts: weights in float32, and a step."""
-    return 4 * parameters + 2 * _GIB
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A job at work in this process's child."""
-
-    job: JobRow
-    folder: Path
-    child: "subprocess.Popen[bytes]"
-    stopping: str | None = None
-    """Why the child was asked to stop."""
-    told: int = 0
-    """The last step that was told."""
-    running: bool = False
-    trained: bool = False
-    ends: datetime | None = None
-    """Expected."""
-    renewed: float = field(default_factory=time.monotonic)
-    started: float = field(default_factory=time.monotonic)
-
-    def stop(self, why: str) -> None:
-        """Ask the child to end at its next step; a second time changes nothing."""
-        if self.stopping is None:
-            self.stopping = why
-            with suppress(ProcessLookupError):
-                self.child.terminate()
 
 
 class Worker:
@@ -110,11 +84,13 @@ class Worker:
         grace_s: float = inf,
     ) -> None:
         self.registry, self.at_once, self._grace_s = registry, at_once, grace_s
-        self.id = f"worker-{os.uname().nodename}-{os.getpid()}-{uuid4().hex[:6]}"
+        self._machine = f"worker-{os.uname().nodename}-"
+        self.id = f"{self._machine}{os.getpid()}-{uuid4().hex[:6]}"
         self.jobs = Jobs(registry.database, lease_s)
         self.files = Files(registry.database, registry.home, USES)
         self.ending = False
         self._attempts: list[Attempt] = []
+        self._patience, self._look_again = Patience(), 0.0
 
     def run(self) -> None:
         """Work until `ending` is set, then give back what is not done."""
@@ -158,27 +134,50 @@ class Worker:
     # beginning
 
     def _begin_next(self) -> None:
-        if not self.jobs.waiting() or not self._has_room():
+        """Begin the first job in line that memory allows."""
+        now = time.monotonic()
+        if any(now - attempt.renewed > self.jobs.lease_s for attempt in self._attempts):
+            return  # the database was away: what is at work here would look as if its worker died
+        if now < self._look_again or not self.jobs.waiting():
             return
-        job = self.jobs.lease(self.id)
+        bases = {base.name: base for base in self.registry.bases()}
+        host, gpu = host_memory(), gpu_memory()
+        alone = not self.jobs.at_work(self._machine)
+        for waiting in self.jobs.line(LOOKED_AT):
+            base, settings = bases.get(waiting.order["base"]), waiting.order["settings"]
+            run = self._folder(waiting) / "run"
+            # a base that is not there any more is the trainer's to refuse
+            need = Need() if base is None else needed(base, settings, run, host, gpu)
+            lacking = lack(need, self._attempts, host, gpu)
+            if lacking is None or lacking.for_ever:
+                if self._take_up(waiting, need, lacking):
+                    return
+                continue  # another worker's by now
+            self._look_again = time.monotonic() + LOOK_AGAIN_S
+            self.jobs.tell_waiting(waiting.id, f"Waiting for memory: {lacking.message}")
+            if self._patience.keeps_room(waiting.id, alone=alone):
+                return
+
+    def _take_up(self, waiting: JobRow, need: Need, lacking: Lack | None) -> bool:
+        """Begin a job, or fail it where it never can; whether it was this worker's to take."""
+        job = self.jobs.lease(self.id, waiting.id)
         if job is None:
-            return
-        logger.info("begins %s", job.id)
+            return False
+        self._patience.begun(job.id)
         try:
-            self._attempts.append(self._begin(job))
+            if lacking is not None:
+                raise _too_large(lacking)
+            logger.info("begins %s", job.id)
+            self._attempts.append(self._begin(job, need))
         except (AdapterError, ServiceError) as error:
             self._fail(job, error)
+        return True
 
-    def _has_room(self) -> bool:
-        """Whether memory is left for a job of the smallest base."""
-        bases = self.registry.bases()
-        if not bases or not self._attempts:
-            return True
-        needed = needed_bytes(min(base.parameters for base in bases))
-        return int(psutil.virtual_memory().available) > needed
+    def _folder(self, job: JobRow) -> Path:
+        return self.registry.home.jobs / job.id
 
-    def _begin(self, job: JobRow) -> Attempt:
-        folder = self.registry.home.jobs / job.id
+    def _begin(self, job: JobRow, need: Need) -> Attempt:
+        folder = self._folder(job)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"training.keep_epochs": KEPT_EPOCHS, **job.order["settings"]}
         settings |= {
@@ -187,7 +186,9 @@ class Worker:
         }  # fmt: skip
         if job.validation_file is not None:
             place = self._fetch(job, job.validation_file, folder, "validation")
-            settings["data.test"] = str(place)
+            settings["data.validation"] = str(place)
+            if not settings.keys() & _CHOOSING:
+                settings["data.test"] = str(place)
         if "parent" in job.order:
             settings["parent"] = job.order["parent"]
         command = [
@@ -203,7 +204,7 @@ class Worker:
             )  # fmt: skip
         with suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
-        return Attempt(job, folder, child)
+        return Attempt(job, folder, child, need)
 
     def _fetch(self, job: JobRow, file_id: str, folder: Path, role: str) -> Path:
         """A copy of a file's content, under a name that tells its format."""
@@ -251,14 +252,14 @@ class Worker:
         run = attempt.folder / "run"
         if not (run / "preflight.json").is_file():
             return
-        entries = _entries(run / "metrics.jsonl")
+        entries = step_entries(run / "metrics.jsonl")
         fresh = [entry for entry in entries if entry["step"] > attempt.told]
         trained = (run / "adapter").is_dir()
         if not fresh and attempt.running and trained == attempt.trained:
             return
-        steps = _steps(run)
+        steps = planned_steps(run)
         events = [Told("running", "The files are valid, training begins")]
-        events += [_metrics_event(entry, steps) for entry in fresh]
+        events += [metrics_event(entry, steps) for entry in fresh]
         if trained:
             events.append(Told("trained", "Training is done; the model is evaluated"))
         tokens = sum(entry["tokens"] for entry in entries)
@@ -266,7 +267,7 @@ class Worker:
         attempt.running, attempt.trained = True, trained
         if fresh:
             attempt.told = fresh[-1]["step"]
-            attempt.ends = _expected_end(entries, steps)
+            attempt.ends = expected_end(entries, steps)
 
     # the end
 
@@ -279,7 +280,7 @@ class Worker:
         elif code < 0:
             self.jobs.lose(job.id, self.id)
         else:
-            error = _told_error(attempt.folder / "printed")
+            error = told_error(attempt.folder / "printed")
             outcome = Outcome(FAILED, error=error)
             self.jobs.end(job.id, self.id, outcome)
         logger.info("%s ended with %s", job.id, code)
@@ -323,7 +324,7 @@ class Worker:
         if mark.is_file():
             return mark.read_text()
         table = attempt.folder / "step_metrics.csv"
-        table.write_text(metrics_csv(_entries(attempt.folder / "run" / "metrics.jsonl")))
+        table.write_text(metrics_csv(step_entries(attempt.folder / "run" / "metrics.jsonl")))
         about = About(attempt.job.project, "step_metrics.csv", "fine-tune-results")
         made = self.files.add(table, about)
         mark.write_text(made.id)
@@ -336,61 +337,16 @@ class Worker:
             self.jobs.end(job.id, self.id, Outcome(FAILED, error=told))
 
 
+def _too_large(lacking: Lack) -> BadRequest:
+    return BadRequest(
+        f"the job {lacking.message}: choose a smaller base model, lower training.batch_tokens or "
+        "training.max_length, or let a larger machine work",
+        param="model", code="not_enough_memory",
+    )  # fmt: skip
+
+
 def _die() -> None:
     die_with_parent(signal.SIGKILL)
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """The steps of metrics.jsonl, which a resumed run writes anew; none of half a line."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
-
-
-def _steps(run: Path) -> int | None:
-    try:
-        plan = json.loads((run / "preflight.json").read_text())["plan"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return int(plan["steps"])
-
-
-def _expected_end(entries: list[dict[str, Any]], steps: int | None) -> datetime | None:
-    """When the last step will be done, by how long the last ones took."""
-    last = entries[-20:]
-    if steps is None or len(last) < 2:
-        return None
-    each = (last[-1]["time"] - last[0]["time"]) / (len(last) - 1)
-    return datetime.now(UTC) + timedelta(seconds=each * max(steps - last[-1]["step"], 0))
-
-
-def _metrics_event(entry: dict[str, Any], steps: int | None) -> Told:
-    step, loss = entry["step"], entry["loss"]
-    of = "" if steps is None else f"/{steps}"
-    data = {"step": step, "train_loss": loss, "total_steps": steps}
-    return Told(
-        f"step-{step}", f"Step {step}{of}: training loss={loss:.4f}", type="metrics", data=data
-    )
-
-
-def _told_error(printed: Path) -> dict[str, Any]:
-    """What the trainer says of its failure, with the names that the API has."""
-    error: dict[str, Any] = {}
-    with suppress(OSError, ValueError, IndexError, TypeError):
-        error = json.loads(printed.read_text().strip().splitlines()[-1])["error"]
-    if not error:
-        return {
-            "code": "trainer_failed", "param": None,
-            "message": "the trainer failed; the worker's log has the reason",
-        }  # fmt: skip
-    param = error.get("param")
-    hint = error.get("hint")
-    message = f"{error['message']} ({hint})" if hint else str(error["message"])
-    return {
-        "code": str(error["code"]), "message": message, "param": _PARAMS.get(str(param), param)
-    }  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

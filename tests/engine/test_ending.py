@@ -1,5 +1,6 @@
 """The end of a real server: its worker ends too, and usage is in the database."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def test_kill_9_takes_the_worker_along(home: Path) -> None:
     process, _ = start(home)
     (worker,) = until(lambda: workers(process.pid))
     until(lambda: "waits for jobs" in (home / "serve.log").read_text())
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)  # the worker is in a session of its own
     process.wait()
     until(lambda: not alive(worker))
 

@@ -6,7 +6,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from service.jobs.queue import SUCCEEDED, Jobs, Order, Outcome
+from service.jobs.queue import Jobs, Order
+from service.jobs.states import (
+    SUCCEEDED,
+    Outcome,
+)
 from tests.service.desk import Desk, desk
 from tests.service.workbench import Bench, run
 

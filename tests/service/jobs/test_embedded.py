@@ -1,4 +1,4 @@
-"""The server's own worker: a real child process, without the engine around it."""
+"""The server's own worker: a real child process, in the server's event loop, without its engine."""
 
 import asyncio
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 from adapters.registry import Registry
 from service.jobs import embedded
@@ -75,7 +76,7 @@ def keep(
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
 def test_it_waits_for_the_server_and_stands_back(tmp_path: Path, pids: Pids) -> None:
@@ -95,7 +96,7 @@ def test_it_waits_for_the_server_and_stands_back(tmp_path: Path, pids: Pids) -> 
         await asyncio.gather(task, return_exceptions=True)
         assert not alive(child.pid)
 
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
 def test_one_that_dies_is_started_again_after_growing_pauses(
@@ -188,7 +189,7 @@ def server(tmp_path: Path, database: str) -> Iterator["subprocess.Popen[bytes]"]
     """A process that keeps the real worker as the server does, and nothing else."""
     Registry.open(tmp_path)
     text = f"""
-        import asyncio, os
+        import asyncio, os, uvloop
         from pathlib import Path
         from service.jobs.embedded import EmbeddedWorker
         from service.settings import Settings
@@ -198,7 +199,7 @@ def server(tmp_path: Path, database: str) -> Iterator["subprocess.Popen[bytes]"]
             ready.set()
             await EmbeddedWorker.of(Settings(), Path({str(tmp_path)!r}), os.environ).run(ready)
 
-        asyncio.run(serve())
+        uvloop.run(serve())
     """
     log = (tmp_path / "log").open("wb")
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(text)], stderr=log) as process:

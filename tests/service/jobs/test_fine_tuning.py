@@ -6,7 +6,10 @@ from typing import Any
 import openai
 import pytest
 
-from service.jobs.queue import Outcome, Told
+from service.jobs.states import (
+    Outcome,
+    Told,
+)
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk
 

@@ -17,7 +17,8 @@ from service.database import JobRow
 from service.errors import BadRequest, InUse, JobNotFound
 from service.files import About, Files
 from service.jobs import queue
-from service.jobs.queue import (
+from service.jobs.queue import Jobs, LeaseLost, Order, uses_file
+from service.jobs.states import (
     CANCELLED,
     FAILED,
     MOST_LOST,
@@ -26,13 +27,9 @@ from service.jobs.queue import (
     RUNNING,
     SUCCEEDED,
     VALIDATING,
-    Jobs,
-    LeaseLost,
-    Order,
     Outcome,
     Told,
-    uses_file,
-)  # fmt: skip
+)
 
 DEEDS = ["lease", "tell", "rest", "end", "lose", "back", "cancel", "pause", "resume"]
 
@@ -253,6 +250,49 @@ def test_no_project_waits_for_all_jobs_of_another(jobs: Jobs) -> None:
     jobs.create(order("few"))
     taken = [jobs.lease("w") for _ in range(4)]
     assert [job.project for job in taken if job is not None] == ["many", "few", "many", "many"]
+
+
+def test_the_line_is_the_order_in_which_jobs_are_taken(jobs: Jobs) -> None:
+    made = [jobs.create(order(project)) for project in ("many", "many", "few")]
+    taken = jobs.lease("here-1")
+    assert taken is not None
+    assert taken.id == made[0].id
+    assert [job.id for job in jobs.line(9)] == [made[2].id, made[1].id]
+    assert [job.id for job in jobs.line(1)] == [made[2].id]
+    assert (jobs.at_work("here-"), jobs.at_work("there-"), jobs.at_work("her%")) == (1, 0, 0)
+
+
+def test_a_certain_job_is_taken_by_one_worker(jobs: Jobs) -> None:
+    first, second = jobs.create(order()), jobs.create(order())
+    taken = jobs.lease("w", second.id)
+    assert taken is not None
+    assert taken.id == second.id
+    assert jobs.lease("other", second.id) is None
+    assert status(jobs, first) == QUEUED
+
+
+def test_a_job_whose_worker_died_is_in_line_again(jobs: Jobs) -> None:
+    quick = Jobs(jobs._database, lease_s=0.01)
+    job = quick.create(order())
+    quick.lease("w")
+    time.sleep(0.03)
+    assert [waiting.id for waiting in quick.line(9)] == [job.id]
+
+
+def test_why_a_job_waits_is_told_once_a_wait(jobs: Jobs) -> None:
+    job = jobs.create(order())
+    for free in "123":
+        jobs.tell_waiting(job.id, f"Waiting: {free} free")
+    assert messages(jobs, job)[1:] == ["Waiting: 1 free"]
+    jobs.lease("w")
+    jobs.tell_waiting(job.id, "late")
+    jobs.give_back(job.id, "w")
+    jobs.tell_waiting(job.id, "Waiting: 4 free")
+    assert [m for m in messages(jobs, job) if m != "Validating the files"][1:] == [
+        "Waiting: 1 free", "Waiting: 4 free"
+    ]  # fmt: skip
+    events, _ = jobs.events(job.id, "ours", after=None, limit=1)
+    assert events[0].level == "warn"
 
 
 def test_a_file_of_a_job_stays_until_it_has_ended(

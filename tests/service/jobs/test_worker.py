@@ -16,8 +16,10 @@ import pytest
 
 from adapters.registry import Registry
 from service.database import JobRow
+from service.jobs.attempt import Attempt
 from service.jobs.queue import Order
-from service.jobs.worker import Attempt, Worker
+from service.jobs.room import Need
+from service.jobs.worker import Worker
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk
 
@@ -207,13 +209,13 @@ def test_a_trainer_that_does_not_stop_in_time_leaves_its_job_to_the_next_worker(
     job = worker.jobs.create(order())
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
 
-    def begin(job: JobRow) -> Attempt:
+    def begin(job: JobRow, need: Need) -> Attempt:
         command = [sys.executable, "-c", f"{stubborn}; time.sleep(600)"]
         child = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()
         worker.ending = True
-        return Attempt(job, tmp_path, child)
+        return Attempt(job, tmp_path, child, need)
 
     monkeypatch.setattr(worker, "_begin", begin)
     worker.run()
