@@ -1,7 +1,6 @@
 """A job at work in a child process, and what is read of the folder that it writes."""
 
 import json
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.database import JobRow
+from service.jobs.executors import Trainer
 from service.jobs.room import Need
 from service.jobs.states import (
     Told,
@@ -22,14 +22,14 @@ _PARAMS = {
 
 @dataclass(slots=True)
 class Attempt:
-    """A job at work in this process's child."""
+    """A job at work in a trainer of this worker's."""
 
     job: JobRow
     folder: Path
-    child: "subprocess.Popen[bytes]"
+    trainer: Trainer
     need: Need
     stopping: str | None = None
-    """Why the child was asked to stop."""
+    """Why the trainer was asked to stop."""
     told: int = 0
     """The last step that was told."""
     running: bool = False
@@ -41,14 +41,13 @@ class Attempt:
 
     @property
     def pid(self) -> int:
-        return self.child.pid
+        return self.trainer.pid
 
     def stop(self, why: str) -> None:
-        """Ask the child to end at its next step; a second time changes nothing."""
+        """Ask the trainer to end at its next step; a second time changes nothing."""
         if self.stopping is None:
             self.stopping = why
-            with suppress(ProcessLookupError):
-                self.child.terminate()
+            self.trainer.terminate()
 
 
 def step_entries(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -25,7 +24,7 @@ from uuid import uuid4
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry, Version
-from service.children import NICENESS, die_with_parent
+from service.children import die_with_parent
 from service.database import JobRow
 from service.errors import BadRequest, ServiceError
 from service.files import About, Files
@@ -37,6 +36,7 @@ from service.jobs.attempt import (
     step_entries,
     told_error,
 )
+from service.jobs.executors import STOPPED, Executor, Local, RayJobs
 from service.jobs.queue import LEASE_S, Jobs, LeaseLost
 from service.jobs.results import checkpoint_metrics, metrics_csv
 from service.jobs.room import Lack, Need, Patience, gpu_memory, host_memory, lack, needed
@@ -60,8 +60,6 @@ LOOK_AGAIN_S = 5.0
 """After a look at jobs none of which had room."""
 LOOKED_AT = 50
 """Jobs in line that are looked at for one that has room."""
-STOPPED = 130
-"""The trainer's exit code when it was asked to stop."""
 _CHOOSING = {"training.best_by", "training.patience"}
 """Settings by which the validation file chooses the adapter, and can't judge it any more."""
 KEPT_EPOCHS = 2
@@ -74,6 +72,7 @@ class Worker:
     Args:
         at_once: jobs, where memory allows.
         grace_s: for trainers to stop at their next step once `ending` is set.
+        executor: where trainers run; default: as children.
     """
 
     def __init__(
@@ -82,12 +81,14 @@ class Worker:
         at_once: int = 1,
         lease_s: float = LEASE_S,
         grace_s: float = inf,
+        executor: Executor | None = None,
     ) -> None:
         self.registry, self.at_once, self._grace_s = registry, at_once, grace_s
         self._machine = f"worker-{os.uname().nodename}-"
         self.id = f"{self._machine}{os.getpid()}-{uuid4().hex[:6]}"
         self.jobs = Jobs(registry.database, lease_s)
         self.files = Files(registry.database, registry.home, USES)
+        self._executor: Executor = Local() if executor is None else executor
         self.ending = False
         self._attempts: list[Attempt] = []
         self._patience, self._look_again = Patience(), 0.0
@@ -103,7 +104,7 @@ class Worker:
                 if self.ending:
                     attempt.stop("ending")
                 if time.monotonic() > until:
-                    attempt.child.kill()  # the next worker goes on from the last checkpoint
+                    attempt.trainer.kill()  # the next worker goes on from the last checkpoint
                 self._look_after(attempt)
             if not self.ending and len(self._attempts) < self.at_once:
                 try:
@@ -118,15 +119,13 @@ class Worker:
                 self._attempts.remove(attempt)
         except LeaseLost:
             logger.warning("%s is another worker's now", attempt.job.id)
-            attempt.child.kill()
-            attempt.child.wait()
+            attempt.trainer.leave()
             self._attempts.remove(attempt)
         except (AdapterError, ServiceError) as error:  # the database or the store is away
             logger.warning("%s: %s", attempt.job.id, error)
         except Exception:  # one job must not end the others
             logger.exception("%s is given up here", attempt.job.id)
-            attempt.child.kill()
-            attempt.child.wait()
+            attempt.trainer.leave()
             self._attempts.remove(attempt)
             with suppress(LeaseLost, AdapterError):
                 self.jobs.lose(attempt.job.id, self.id)
@@ -148,7 +147,8 @@ class Worker:
             run = self._folder(waiting) / "run"
             # a base that is not there any more is the trainer's to refuse
             need = Need() if base is None else needed(base, settings, run, host, gpu)
-            lacking = lack(need, self._attempts, host, gpu)
+            room = self._executor.shares_memory
+            lacking = lack(need, self._attempts, host, gpu) if room else None
             if lacking is None or lacking.for_ever:
                 if self._take_up(waiting, need, lacking):
                     return
@@ -196,15 +196,8 @@ class Worker:
             "--folder", str(folder / "run"), "--home", str(self.registry.home.root),
             *(f"--set={name}={json.dumps(value)}" for name, value in settings.items()),
         ]  # fmt: skip
-        with (folder / "printed").open("wb") as out, (folder / "log").open("ab") as log:
-            child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
-                # one whose worker was killed would hold the run against the next worker
-                start_new_session=True, preexec_fn=_die,  # noqa: PLW1509 - no threads
-            )  # fmt: skip
-        with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
-        return Attempt(job, folder, child, need)
+        trainer = self._executor.start(job.id, command, folder, need)
+        return Attempt(job, folder, trainer, need)
 
     def _fetch(self, job: JobRow, file_id: str, folder: Path, role: str) -> Path:
         """A copy of a file's content, under a name that tells its format."""
@@ -234,7 +227,7 @@ class Worker:
 
     def _poll(self, attempt: Attempt) -> bool:
         """Tell what is new; whether the job is done with here."""
-        code = attempt.child.poll()
+        code = attempt.trainer.poll()
         now = time.monotonic()
         self._tell(attempt)
         if now - attempt.renewed > self.jobs.lease_s / RENEWALS and code is None:
@@ -345,10 +338,6 @@ def _too_large(lacking: Lack) -> BadRequest:
     )  # fmt: skip
 
 
-def _die() -> None:
-    die_with_parent(signal.SIGKILL)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it gets SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(prog="worker", description="Do fine-tuning jobs.")
@@ -362,6 +351,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--grace-s", type=float, default=inf,
         help="time for jobs to stop at their next step when told to end, seconds; default: any",
     )  # fmt: skip
+    parser.add_argument(
+        "--executor", choices=("local", "ray-jobs"), default="local",
+        help="where trainers run: as children of the worker, or as jobs of a Ray cluster",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray-address", default=os.environ.get("RAY_API_SERVER_ADDRESS"),
+        help="ray-jobs: dashboard of the cluster's head, such as http://HOST:8265; default: "
+        "RAY_API_SERVER_ADDRESS",
+    )  # fmt: skip
+    parser.add_argument("--ray-cpus", type=int, default=1, help="ray-jobs: cores of a trainer")
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", default="info", choices=levels)
     # the server's own worker ends with it, however that ends
@@ -373,10 +372,18 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
     level = options.log_level.upper()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=level)
-    worker = Worker(
-        Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s),
-        max(0.0, options.grace_s),
-    )  # fmt: skip
+    if options.executor == "ray-jobs" and not options.ray_address:
+        parser.error("--executor ray-jobs needs --ray-address")
+    try:
+        ray = options.executor == "ray-jobs"
+        executor = RayJobs(options.ray_address, options.ray_cpus) if ray else Local()
+        worker = Worker(
+            Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s),
+            max(0.0, options.grace_s), executor,
+        )  # fmt: skip
+    except AdapterError as error:
+        print(error, file=sys.stderr)
+        return 2
 
     def end(_number: int, _frame: FrameType | None) -> None:
         worker.ending = True
