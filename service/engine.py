@@ -159,6 +159,10 @@ class Engine:
         self.dtype = str(client.model_config.dtype).removeprefix("torch.")
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
+    @property
+    def traffic(self) -> Traffic:
+        return self.client.traffic
+
     # prompts
 
     async def prompt_ids(self, template: PromptTemplate, task_input: TaskInput) -> list[int]:

@@ -202,7 +202,8 @@ def _run(
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
 
-    from service.plugin import Plan, plan
+    from service.assembly import Plan
+    from service.plugin import plan
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))

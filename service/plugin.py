@@ -6,11 +6,9 @@ and handlers are there. Our routes replace vLLM's of the same path; all others g
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,28 +17,14 @@ from prometheus_client import REGISTRY
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 
-from adapters.bases import Base
-from adapters.registry import Registry
 from service import errors
-from service.auth import Authenticator
-from service.batches.gate import Gate
-from service.batches.parts import Parts
-from service.batches.queue import Batches
-from service.batches.runner import gate_places, run_batches
-from service.batches.work import Bench
+from service.assembly import Plan, assemble
 from service.bounds import body_bounds
-from service.capacity import Capacity
-from service.children import Children
-from service.demand import Demand
 from service.documents import ERRORS
 from service.engine import Engine, MeteredClient, engine_errors
-from service.inside import ask
-from service.jobs.embedded import EmbeddedWorker
-from service.jobs.queue import Jobs
 from service.middleware import Edge, Table
-from service.models import Models
 from service.record import current_record
-from service.residency import Limits, Residency
+from service.residency import Residency
 from service.routes import (
     adapters,
     batches,
@@ -54,10 +38,7 @@ from service.routes import (
     transfers,
     usage,
 )
-from service.settings import Settings
-from service.telemetry import Metrics, RoutingCollector
-from service.trials import Observer
-from service.usage import Ledger, Usage
+from service.telemetry import RoutingCollector
 
 ROUTERS = (
     openai.router, responses.router, models.router, tasks.router, files.router, fine_tuning.router,
@@ -66,40 +47,8 @@ ROUTERS = (
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What `service.launch` decided before vLLM started."""
-
-    settings: Settings
-    registry: Registry
-    base: Base
-    authenticator: Authenticator
-    capacity: Capacity
-    environment: Mapping[str, str]
-    """As it was before vLLM's was added."""
-
-
 plan: ContextVar[Plan] = ContextVar("modiste_plan")
 """Set by `service.launch`: vLLM makes the plugin with no arguments."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """The parts that routes reach, as `app.state.modiste`."""
-
-    settings: Settings
-    registry: Registry
-    engine: Engine
-    models: Models
-    residency: Residency
-    metrics: Metrics
-    children: Children
-    cabinet: files.Cabinet
-    jobs: Jobs
-    batches: Batches
-    usage: Usage
-    background: "tuple[asyncio.Task[None], ...]"
-    """Held here: the event loop keeps no reference to its tasks."""
 
 
 class ModistePlugin:
@@ -127,58 +76,19 @@ class ModistePlugin:
         """Build the server around the engine, then leave only our routes reachable."""
         if engine_client is None or self._app is None:
             raise RuntimeError("modiste needs an engine; the render server has none")
-        settings = self._plan.settings
-        metrics = Metrics(REGISTRY)
-        engine = Engine(engine_client, engine_client.renderer.get_tokenizer())
-        residency = Residency(
-            engine, self._plan.registry, state.openai_serving_models, self._limits(), metrics
+        server = assemble(
+            self._plan,
+            Engine(engine_client, engine_client.renderer.get_tokenizer()),
+            state.openai_serving_models,
+            engine_client.vllm_config.scheduler_config.max_num_seqs,
+            self._app,
         )
-        models = Models(self._plan.registry, residency, self._plan.base)
-        cabinet = files.Cabinet.open(self._plan.registry, settings.max_file_bytes)
-        observer = Observer(self._plan.registry, residency.leasing.server, models, metrics)
-        ledger = Ledger(self._plan.registry.database)
-        demand = Demand(self._plan.registry, residency, metrics)
-        children, queue = Children(), Batches(self._plan.registry.database)
-        sequences = engine_client.vllm_config.scheduler_config.max_num_seqs
-        bench = Bench(
-            queue,
-            cabinet.files,
-            Parts(cabinet.files.contents, cabinet.files.scratch),
-            children,
-            Gate(engine.client.traffic, *gate_places(sequences)),
-            partial(ask, self._app),
-            residency.leasing.server,
-            metrics,
-        )
-        worker = self._worker(engine_client)
-        background = (
-            asyncio.create_task(observer.run()),
-            asyncio.create_task(demand.follow(models.caught_up)),
-            asyncio.create_task(models.follow(settings.alias_poll_s)),
-            asyncio.create_task(residency.leasing.keep(residency.digests)),
-            asyncio.create_task(self._plan.authenticator.follow()),
-            asyncio.create_task(cabinet.keep_expiring()),
-            asyncio.create_task(_once_ready(models.caught_up, run_batches(bench))),
-            asyncio.create_task(ledger.run()),
-            *(() if worker is None else (asyncio.create_task(worker.run(models.caught_up)),)),
-        )
-        state.modiste = Server(
-            settings,
-            self._plan.registry,
-            engine,
-            models,
-            residency,
-            metrics,
-            children,
-            cabinet,
-            Jobs(self._plan.registry.database),
-            queue,
-            Usage(self._plan.registry.database),
-            background,
-        )
-        _meter_handlers(state, engine.client)
+        state.modiste = server
+        if server.worker is not None:  # told of the end as soon as vLLM drains its requests
+            _before_shutdown(engine_client, server.worker.end)
+        _meter_handlers(state, server.engine.client)
         _name_answers(state.openai_serving_models)
-        _replace_lora_gauge(engine_client, residency)
+        _replace_lora_gauge(engine_client, server.residency)
         keep_only_our_routes(self._app)
         errors.install(self._app, engine_errors())
         self._app.middleware_stack = None  # built too early by vLLM's SageMaker bootstrap
@@ -186,35 +96,10 @@ class ModistePlugin:
             Edge,
             table=Table.of([route.path for route in our_routes()]),
             authenticator=self._plan.authenticator,
-            metrics=metrics,
-            bounds=body_bounds(settings),
-            watchers=[observer.observe, ledger.observe],
+            metrics=server.metrics,
+            bounds=body_bounds(server.settings),
+            watchers=server.watchers,
         )
-
-    def _worker(self, client: EngineClient) -> EmbeddedWorker | None:
-        """The server's own worker; it is told of the end as soon as vLLM drains its requests."""
-        settings, home = self._plan.settings, self._plan.registry.home.root
-        if settings.worker_jobs == 0:
-            return None
-        worker = EmbeddedWorker.of(settings, home, self._plan.environment)
-        _before_shutdown(client, worker.end)
-        return worker
-
-    def _limits(self) -> Limits:
-        settings = self._plan.settings
-        return Limits(
-            base=self._plan.base.ref,
-            max_rank=self._plan.capacity.max_rank,
-            max_resident=self._plan.capacity.places,
-            max_running=self._plan.capacity.slots,
-            target_modules=frozenset(settings.lora_target_modules),
-            room_wait_s=settings.version_wait_s,
-        )
-
-
-async def _once_ready(ready: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    await ready.wait()
-    await work
 
 
 def our_routes() -> list[APIRoute]:
