@@ -14,6 +14,7 @@ def install() -> None:
 
     sampler.install()
     if on_cpu():
-        from service import lora_ops
+        from service import forked, lora_ops
 
         lora_ops.install()
+        forked.install()

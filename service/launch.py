@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
 from adapters.registry import Registry
+from service import forked
 from service.auth import Authenticator
 from service.capacity import Capacity, device_bytes, memory_bytes
 from service.capacity import plan as plan_capacity
@@ -198,6 +199,8 @@ def _run(
     authenticator: Authenticator,
     environment: dict[str, str],
 ) -> None:
+    if on_cpu():
+        forked.begin()
     # imported here: vllm reads the environment when it is imported
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
