@@ -17,7 +17,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     ],
     "/v1/completions": [{"model": "one", "prompt": "save the", "max_tokens": 4, "temperature": 0}],
     "/v1/responses": [{"model": "one", "input": "save the file", "max_output_tokens": 6}],
-    "/v1/generate": [{"model": "one", "prompt": ["save", "the file"], "max_tokens": 4}],
+    "/v1/generate": [{"model": "one", "prompt": ["save", "it"], "max_tokens": 4, "temperature": 0}],
     "/v1/translate": [{"text": "save the file", "source_lang": "en", "target_lang": "fr"}],
     "/v1/answer": [{"question": "which file?", "context": "The file is open."}],
     "/v1/classify": [{"model": "mood", "text": "good"}],
