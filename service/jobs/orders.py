@@ -4,7 +4,10 @@ The body is OpenAI's. Beyond it, `method.modiste` takes the task, the packaged r
 it by their dotted names, and whether a version that passes its gate is promoted.
 """
 
+import json
+import re
 import secrets
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,14 +24,28 @@ from adapters.prompt import Task
 from service.errors import BadRequest
 from service.objects import Metadata
 
-Simple = str | int | float | bool | None
+RECIPES = ("answer", "classify", "classify-many", "generate", "translate")
+"""Packaged ones for jobs: none that runs what a file says, as `code` does."""
 TASK_RECIPES = {
     "generate": "generate", "translate": "translate", "answer": "answer", "classify": "classify",
 }  # fmt: skip
-_OURS = ("data.train", "data.test", "name", "project", "task", "base", "parent", "training.seed")
-"""Settings that follow from the request's own fields."""
-_NOT_SET = ("evaluation.asserts", "training.report_to")
-"""Settings that run code or reach out where the worker runs."""
+
+MOST_BYTES = 64 * 2**10
+"""Of all settings together, as JSON."""
+_MOST_TEXT, _MOST_PARTS = 20_000, 256
+_MOST_NUMBER = 2**53
+_NAME = re.compile(r"[a-z_]{1,32}(\.[a-z0-9_]{1,64}){1,2}")
+_ALLOWED = (
+    "data.columns.", "data.encoding", "data.format", "data.holdout_fraction", "data.labels",
+    "data.max_examples", "data.max_test_examples", "data.on_broken", "data.redact",
+    "data.source_lang", "data.split_by", "data.target_lang", "data.validation_fraction",
+    "evaluation.bootstrap_samples", "evaluation.compare_live", "evaluation.max_examples",
+    "evaluation.max_generated", "evaluation.max_new_tokens", "evaluation.valid_json",
+    "gate.", "lora.", "prompt.", "training.",
+)  # fmt: skip
+"""Keys of a recipe that a caller may set: none that names files, runs code or reaches out."""
+_NOT_ALLOWED = frozenset({"training.report_to", "training.seed", "training.method"})
+_OWN_FIELDS = frozenset({"training.seed", "training.method", "name", "task", "base", "project"})
 
 
 class _Body(BaseModel):
@@ -79,8 +96,8 @@ class Ours(_Body):
     """What OpenAI's API has no words for."""
 
     task: Task = "generate"
-    recipe: str | None = Field(default=None, pattern="^[a-z][a-z-]{0,63}$")
-    settings: dict[str, Simple | list[Simple] | dict[str, Simple]] = Field(
+    recipe: Literal["answer", "classify", "classify-many", "generate", "translate"] | None = None
+    settings: dict[str, Any] = Field(
         default={}, max_length=64, description="of the recipe, by dotted name"
     )
     rank: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -173,18 +190,7 @@ def trainer_settings(method: Method, seed: int) -> dict[str, Any]:
         BadRequest: a setting is decided elsewhere, or is not a caller's to make.
     """
     ours, hyper = method.modiste, method.hyperparameters
-    for name in ours.settings:
-        reserved = name in _OURS or (name.split(".")[0] == "data" and name.split(".")[1:2] in (
-            ["train"], ["test"], ["validation"]
-        ))  # fmt: skip
-        if reserved or name in _NOT_SET:
-            raise BadRequest(
-                f"method.modiste.settings: {name[:60]} can't be set there",
-                param=f"method.modiste.settings.{name[:60]}",
-                hint="files, model, suffix, task and seed have fields of their own"
-                if reserved else "it is the operator's",
-            )  # fmt: skip
-    chosen: dict[str, Any] = dict(ours.settings)
+    chosen = _checked(ours.settings)
     chosen |= {"task": ours.task, "training.seed": seed, "training.method": method.type}
     if ours.rank is not None:
         chosen |= {"lora.r": ours.rank, "lora.alpha": 2 * ours.rank}
@@ -197,3 +203,68 @@ def trainer_settings(method: Method, seed: int) -> dict[str, Any]:
         if value != "auto":
             chosen[setting] = value
     return chosen
+
+
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by the dotted names of their leaves.
+
+    Raises:
+        BadRequest: one is not a caller's to make, or has no value that a recipe takes.
+    """
+    leaves = dict(_leaves(settings))
+    for name, value in leaves.items():
+        shown = ascii(name)[1:-1][:80]
+        if not _NAME.fullmatch(name) or name in _NOT_ALLOWED or not _is_allowed(name):
+            own = name in _OWN_FIELDS or name.startswith(("data.train", "data.test", "data.valid"))
+            raise BadRequest(
+                f"method.modiste.settings: {shown} can't be set there",
+                param=f"method.modiste.settings.{shown}",
+                hint="files, model, suffix, method, task and seed have fields of their own" if own
+                else "docs/api.md names the keys of a recipe that a job takes",
+            )  # fmt: skip
+        if (problem := _problem(value)) is not None:
+            raise BadRequest(
+                f"method.modiste.settings.{shown}: {problem}",
+                param=f"method.modiste.settings.{shown}",
+                hint="give a text, a finite number, true, false, null, or a list of such",
+            )  # fmt: skip
+    size = len(json.dumps(leaves))
+    if size > MOST_BYTES:
+        raise BadRequest(
+            f"method.modiste.settings: {size} bytes are over {MOST_BYTES}",
+            param="method.modiste.settings", hint="set fewer or shorter values",
+        )  # fmt: skip
+    return leaves
+
+
+def _leaves(settings: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict) and name.count(".") < 3:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _is_allowed(name: str) -> bool:
+    return any(
+        name.startswith(allowed) if allowed.endswith(".") else name == allowed
+        for allowed in _ALLOWED
+    )
+
+
+def _problem(value: Any, depth: int = 0) -> str | None:
+    """What is wrong with a value."""
+    if isinstance(value, list | dict):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        if depth > 1 or len(parts) > _MOST_PARTS:
+            return f"it has more than {_MOST_PARTS} parts, or parts within parts"
+        return next(filter(None, (_problem(part, depth + 1) for part in parts)), None)
+    if isinstance(value, str):
+        clean = value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+        if len(value) > _MOST_TEXT or "\0" in value or not clean:
+            return f"the text is over {_MOST_TEXT} characters, or has some that no text has"
+        return None
+    if isinstance(value, int | float) and not (abs(value) <= _MOST_NUMBER):
+        return "the number is not finite, or beyond 2^53"
+    return None

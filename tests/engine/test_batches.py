@@ -52,6 +52,14 @@ def plain(body: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if not key.startswith(("id", "created"))}
 
 
+def flat(value: Any, place: str = "") -> dict[str, Any]:
+    """Every leaf by its place: numbers of a batch may differ in the last digits."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, part in parts for k, v in flat(part, f"{place}.{key}").items()}
+    return {place: value}
+
+
 @pytest.mark.parametrize("endpoint", BODIES)
 def test_a_line_is_answered_as_a_request_alone(server: Running, endpoint: str) -> None:
     client = server.openai()
@@ -69,7 +77,7 @@ def test_a_line_is_answered_as_a_request_alone(server: Running, endpoint: str) -
             if endpoint == "/v1/responses":  # sampled, and with ids within
                 assert told["model"] == expected["model"]
                 continue
-            assert told == expected
+            assert flat(told) == pytest.approx(flat(expected), abs=1e-4)
 
 
 def test_errors_of_lines_are_those_of_requests(server: Running) -> None:

@@ -13,7 +13,7 @@ from tests.engine.test_moving_in import QUICKLY, chats, until_done
 from tests.serving import Running
 
 CHAT: list[Any] = [{"role": "user", "content": "save the file"}]
-LONG = QUICKLY | {"training.max_steps": 5000, "training.epochs": 5000}
+LONG = QUICKLY | {"training.max_steps": 5000, "training.epochs": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -165,4 +165,4 @@ def test_what_is_wrong_raises_the_clients_own_exceptions(
         with pytest.raises(kind) as error:
             ask()
         assert error.value.code, error.value
-        assert error.value.body["hint"]  # type: ignore[index]
+        assert error.value.message

@@ -118,4 +118,4 @@ def test_an_exported_file_is_checked_without_a_server(server: Running, tmp_path:
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "40" in done.stdout
+    assert "39 training examples, 1 held out" in done.stdout
