@@ -89,7 +89,7 @@ class Recipe(_Part):
     parent: str | None = Field(
         None,
         pattern=r"^[^@]+@sha256:[0-9a-f]{64}$",
-        description="the version whose recipe this repeats; `finetune again` writes it",
+        description="the version whose recipe this repeats, or from whose weights it starts",
     )
 
     @property

@@ -62,7 +62,20 @@ def contradictions(raw: dict[str, Any]) -> list[Mistake]:
     found += _split_mistakes(data)
     found += _prompt_mistakes(task, raw.get("prompt"))
     found += _training_mistakes(task, data, _mapping(raw.get("training")))
+    found += _start_mistakes(raw.get("parent"), _mapping(raw.get("training")))
     return found + [Mistake(*problem) for problem in evaluation_problems(task, raw)]
+
+
+def _start_mistakes(parent: Any, training: dict[str, Any]) -> list[Mistake]:
+    if training.get("start") != "parent":
+        return []
+    if parent is None:
+        remedy = "parent: NAME@sha256:…, the version to start from"
+        return [Mistake("training.start", "parent", "needs a parent", remedy)]
+    if training.get("method") == "dpo":  # its reference is the base without an adapter
+        remedy = "training.start: fresh, or training.method: supervised"
+        return [Mistake("training.start", "parent", "is not for method dpo", remedy)]
+    return []
 
 
 def _training_mistakes(task: Task, data: dict[str, Any], training: dict[str, Any]) -> list[Mistake]:

@@ -63,6 +63,9 @@ class Training(Part):
         "supervised", description="dpo: learn which of two answers is preferred"
     )
     beta: float = Field(0.1, gt=0, le=2, description="dpo only: larger stays nearer to the base")
+    start: Literal["fresh", "parent"] = Field(
+        "fresh", description="the adapter's first weights; parent: those of the version `parent`"
+    )
     epochs: int = Field(3, ge=1, le=1000, description="passes over the training examples")
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps")
     learning_rate: float = Field(5e-4, gt=0, le=1, description="peak, for example 0.0005")

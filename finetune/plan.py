@@ -166,3 +166,5 @@ class Job:
     plan: Plan
     folder: Path
     """The run's own."""
+    start: Path | None = None
+    """The weights that the adapter begins with, where they are not fresh."""

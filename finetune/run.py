@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -206,7 +207,7 @@ class Run:
         self._model = self._probe = None
         progress = Progress(self.plan.tokens, self.console)
         with stop_on_signals() as stop:
-            job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder)
+            job = Job(self.recipe, self.prepared, self.base, self.plan, self.folder, self._start())
             follow = None if self.follow is None else partial(self.follow, self)
             self.executor.train(
                 job, resume=self.resume, stop=stop, progress=progress, follow=follow
@@ -215,6 +216,20 @@ class Run:
         plot_losses(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png")
         if asked_to_stop:  # in the last step: it is trained, and what comes next is left
             raise KeyboardInterrupt
+
+    def _start(self) -> Path | None:
+        """The weights of the version that training goes on from."""
+        parent = self.recipe.parent
+        if self.recipe.training.start == "fresh" or parent is None:
+            return None
+        version = self.registry.verified(parent)
+        if differences := version.manifest.base.differences(self.base.ref):
+            raise IncompatibleAdapter(
+                f"{version.reference} was trained on a base with another {', '.join(differences)}",
+                hint="name the base that it was trained on, or set training.start to fresh",
+                param="base",
+            )
+        return version.folder / "adapter_model.safetensors"
 
     def evaluate(self) -> None:
         """Measure base, adapter and live version on the held-out examples; judge the gate."""

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 
 from adapters.digests import sync_file
 from adapters.errors import IncompatibleAdapter, InvalidInput
@@ -206,6 +207,8 @@ def _new_adapter(job: Job, row: Row) -> Any:
             hint="use another base model",
             param="base",
         )
+    if job.start is not None:
+        take_over(model, job.start)
     if plan.activation_checkpointing:
         model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     else:
@@ -241,6 +244,23 @@ def attach_lora(model: Any, recipe: Recipe, base_name: str) -> Any:
         base_name  # peft puts the folder there, which means nothing elsewhere
     )
     return wrapped
+
+
+def take_over(model: Any, file: Path) -> None:
+    """Give a model's adapter the weights of another one of the same shape.
+
+    Raises:
+        IncompatibleAdapter: it has another shape.
+    """
+    theirs, ours = load_file(file), get_peft_model_state_dict(model)
+    shapes = [{name: weight.shape for name, weight in state.items()} for state in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        raise IncompatibleAdapter(
+            "the version that training starts from has another shape than lora gives",
+            hint="set lora.r and lora.target_modules to what the version has",
+            param="lora",
+        )
+    set_peft_model_state_dict(model, theirs)
 
 
 def make_optimizer(model: Any, options: Training) -> torch.optim.AdamW:

@@ -21,6 +21,7 @@ from pydantic import (
 
 from adapters.names import check_name
 from adapters.prompt import Task
+from adapters.registry import Version
 from service.errors import BadRequest
 from service.objects import Metadata
 
@@ -175,12 +176,47 @@ class NewJob(_Body):
 
 
 def checked_suffix(suffix: str | None) -> str | None:
-    """Part of the fine-tuned model's name, and the adapter's.
+    """Part of the fine-tuned model's name, and the adapter's; other characters become hyphens.
 
     Raises:
-        InvalidName: other characters than a name has.
+        InvalidName: nothing is left of it.
     """
-    return None if not suffix else check_name(suffix, "suffix")
+    if not suffix:
+        return None
+    plain = re.sub(r"[^a-z0-9._-]+|[.]{2,}", "-", suffix.lower())
+    return check_name(plain.strip("-._") or suffix, "suffix")
+
+
+def settings_of(version: Version, method: Method) -> dict[str, Any]:
+    """What a job does that goes on from a version: its recipe, from its weights.
+
+    Raises:
+        BadRequest: it was not made by a recipe, or the request asks for what can't go on.
+    """
+    config = version.manifest.training.get("config")
+    if not isinstance(config, dict):
+        raise BadRequest(
+            f"model: {version.reference} has no recipe to go on with: it was imported or merged",
+            param="model", hint="name a base model", code="no_recipe",
+        )  # fmt: skip
+    ours = method.modiste
+    wrong = None
+    if method.type == "dpo":
+        wrong = "method.type", "preferences are learned from a base model"
+    elif "task" in ours.model_fields_set and ours.task != version.manifest.task:
+        wrong = "method.modiste.task", f"{version.reference} is for {version.manifest.task}"
+    elif ours.rank is not None or any(name.startswith("lora") for name in ours.settings):
+        wrong = "method.modiste", f"{version.reference} has its rank and modules already"
+    if wrong is not None:
+        param, problem = wrong
+        raise BadRequest(
+            f"{param}: {problem}", param=param, hint="leave it out, or name a base model"
+        )
+    kept = {
+        name: value for name, value in _leaves(config)
+        if value is not None and name not in _NOT_ALLOWED and _is_allowed(name)
+    }  # fmt: skip
+    return kept | {"training.start": "parent"}
 
 
 def trainer_settings(method: Method, seed: int) -> dict[str, Any]:

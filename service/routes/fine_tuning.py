@@ -10,12 +10,17 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import Field
 
 from adapters.errors import AdapterError
-from adapters.records import RETIRED
-from adapters.registry import Registry
+from adapters.registry import Registry, Version, check_ready
 from service.database import CheckpointRow, JobEventRow, JobRow
 from service.documents import FineTuningJob, Listing, answers
 from service.errors import BadRequest
-from service.jobs.orders import TASK_RECIPES, NewJob, checked_suffix, trainer_settings
+from service.jobs.orders import (
+    TASK_RECIPES,
+    NewJob,
+    checked_suffix,
+    settings_of,
+    trainer_settings,
+)
 from service.jobs.queue import Jobs, Order
 from service.objects import Page, listing, seconds
 from service.record import current_project, current_record
@@ -39,6 +44,13 @@ async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
     for param in ("training_file", "validation_file"):
         if (file := getattr(request, param)) is not None:
             await find_file(raw_request, file, param, "fine-tune")
+    start: dict[str, Any] = {"base": request.model}
+    task = method.modiste.task
+    if (version := await _version(raw_request, request.model)) is not None:
+        task = version.manifest.task
+        settings = {**settings_of(version, method), **settings, "task": task}
+        parent = f"{version.name}@{version.digest}"
+        start = {"base": version.manifest.base.name, "parent": parent}
     record = current_record()
     order = Order(
         project=current_project(), caller="" if record is None else record.caller,
@@ -46,8 +58,7 @@ async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
         validation_file=request.validation_file, suffix=suffix, seed=seed,
         method=method.to_json(), metadata=request.metadata,
         trainer={
-            **await _start(raw_request, request.model),
-            "recipe": method.modiste.recipe or TASK_RECIPES[method.modiste.task],
+            **start, "recipe": method.modiste.recipe or TASK_RECIPES[task],
             "settings": settings, "promote": method.modiste.promote,
         },
     )  # fmt: skip
@@ -159,23 +170,28 @@ def describe_checkpoint(checkpoint: CheckpointRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _start(raw_request: Request, model: str) -> dict[str, Any]:
-    """What is tuned: a base model, or a version's recipe on new data."""
+async def _version(raw_request: Request, model: str) -> Version | None:
+    """The version that a job goes on from; None: it begins with a base model.
+
+    Raises:
+        BadRequest: there is neither.
+    """
     registry: Registry = raw_request.app.state.modiste.registry
     bases = await asyncio.to_thread(registry.bases)
     if model in (base.name for base in bases):
-        return {"base": model}
-    known = ", ".join(base.name for base in bases) or "none"
+        return None
     try:
         version = await asyncio.to_thread(registry.find, model)
+        check_ready(version)
     except AdapterError:
         version = None
-    if version is None or version.state == RETIRED or version.manifest.project != current_project():
+    if version is None or version.manifest.project != current_project():
+        known = ", ".join(base.name for base in bases) or "none"
         raise BadRequest(
             f"model: {model[:120]!r} is neither a base model nor a version of this project",
             param="model", hint=f"base models are: {known}", code="model_not_found",
         )  # fmt: skip
-    return {"base": version.manifest.base.name, "parent": f"{version.name}@{version.digest}"}
+    return version
 
 
 def _jobs(raw_request: Request) -> Jobs:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from adapters.bases import Base, fingerprint
 from adapters.errors import BaseNotFound, InvalidInput
 from adapters.registry import Registry, Version
 from finetune.__main__ import main
 from finetune.again import repeated_recipe
+from finetune.config import check_recipe
 from finetune.mistakes import RecipeError
 from tests.tiny import make_tiny_base
 
@@ -112,3 +115,38 @@ def test_each_option_belongs_to_its_command(
 ) -> None:
     assert main([*arguments, "--home", str(home)]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_training_starts_from_the_parents_weights(
+    first: Version, home: Path, capsys: pytest.CaptureFixture[str], task_files: dict[str, Path]
+) -> None:
+    data = ["--data", str(task_files["generate"]), "--home", str(home), "--json"]
+    sets = ["--set=training.start=parent", "--set=training.learning_rate=1e-9"]
+    assert main(["again", first.reference, *data, *sets, "--set=training.max_steps=1"]) == 0
+    second = Registry.open(home).find(json.loads(capsys.readouterr().out)["version"])
+    name = "adapter_model.safetensors"
+    before, after = (load_file(v.folder / name) for v in (first, second))
+    assert before.keys() == after.keys()
+    for key, weight in before.items():
+        torch.testing.assert_close(after[key], weight, atol=1e-6, rtol=0)
+    assert any(weight.abs().max() > 1e-3 for key, weight in before.items() if "lora_B" in key)
+
+    assert main(["again", first.reference, *data, *sets, "--set=lora.r=8"]) != 0
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert (error["code"], error["param"]) == ("incompatible_adapter", "lora")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"start": "parent"}, "needs a parent"),
+        ({"start": "parent", "method": "dpo"}, "not for method dpo"),
+    ],
+)
+def test_a_start_that_can_not_be_is_a_mistake(
+    first: Version, settings: dict[str, str], says: str, tmp_path: Path
+) -> None:
+    parent = f"{first.name}@{first.digest}" if "method" in settings else None
+    raw = {"name": "x", "task": "generate", "data": {"train": "x.jsonl"}, "training": settings}
+    with pytest.raises(RecipeError, match=says):
+        check_recipe(raw if parent is None else raw | {"parent": parent}, "recipe", [])

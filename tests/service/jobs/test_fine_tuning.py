@@ -1,11 +1,13 @@
 """OpenAI's fine-tuning jobs, through the official client; no worker is there."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
+from service.jobs.queue import Jobs
 from service.jobs.states import (
     Outcome,
     Told,
@@ -150,7 +152,7 @@ def test_what_workers_tell_is_seen(
         ({"training_file": "file-nowhere"}, "training_file", "no file"),
         ({"validation_file": "file-nowhere"}, "validation_file", "no file"),
         ({"suffix": "x" * 65}, "suffix", "64"),
-        ({"suffix": "Not A Name"}, "suffix", "not a valid name"),
+        ({"suffix": "???"}, "suffix", "not a valid name"),
         ({"seed": -1}, "seed", "greater"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "from 1 to 50"),
         ({"method": {"type": "reinforcement"}}, "method.type", "supervised"),
@@ -184,3 +186,87 @@ def test_a_file_for_another_purpose_is_refused(client: openai.OpenAI, base: str)
     with pytest.raises(openai.BadRequestError, match="purpose batch") as caught:
         client.fine_tuning.jobs.create(model=base, training_file=file)
     assert (caught.value.param, caught.value.code) == ("training_file", "wrong_purpose")
+
+
+ATTACKS: list[dict[str, Any]] = [
+    {"data": {"test": "/etc/passwd"}},
+    {"data": {"train": "s3://bucket/*"}},
+    {"data.validation": "https://example.org/x.jsonl"},
+    {"data.test": ["/etc/passwd"]},
+    {"data.test=/etc/passwd #": 1},
+    {"data": "/etc/passwd"},
+    {"data.columns": {"prompt": {"deep": {"deeper": "x"}}}},
+    {"evaluation": {"asserts": "asserts"}},
+    {"evaluation.on_server": True},
+    {"evaluation.pattern": "(a|a)*b"},
+    {"training": {"report_to": "mlflow"}},
+    {"training": {"seed": 3}},
+    {"sweep.over": {"lora.r": "1..9"}},
+    {"base": "other"},
+    {"parent": "x@sha256:" + "0" * 64},
+    {"project": "theirs"},
+    {"training": {"\0": 1}},
+    {"training.\ud800": 1},
+    {"training.max_length": 2**53 + 1},
+    {"training.max_length": float("inf")},
+    {"prompt.system": "a\0b"},
+    {"prompt.system": "\ud800"},
+    {"prompt.system": "x" * 20_001},
+    {"data.labels": ["x"] * 257},
+    {"data.labels": [[["x"]]]},
+    {f"data.columns.c{n}": "x" * 1500 for n in range(50)},
+]
+
+
+@pytest.mark.parametrize("settings", ATTACKS, ids=lambda s: ascii(s)[:50])
+@pytest.mark.parametrize("recipe", [None, "classify"])
+def test_settings_that_are_not_a_callers_are_refused(
+    served: Desk, base: str, training: str, settings: dict[str, Any], recipe: str | None
+) -> None:
+    method = {"type": "supervised", "modiste": {"settings": settings, "recipe": recipe}}
+    body = {"model": base, "training_file": training, "method": method}
+    with served.http() as http:
+        answer = http.post(
+            "/v1/fine_tuning/jobs", content=json.dumps(body),
+            headers={"content-type": "application/json"},
+        )  # fmt: skip
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"].startswith("method.modiste.settings")
+    assert error["hint"] or error["code"] == "invalid_json"
+
+
+def test_a_recipe_that_runs_what_a_file_says_is_refused(
+    client: openai.OpenAI, base: str, training: str
+) -> None:
+    for recipe in ("code", "/etc/passwd", "../x"):
+        method = {"type": "supervised", "modiste": {"recipe": recipe}}
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.fine_tuning.jobs.create(
+                model=base, training_file=training, extra_body={"method": method}
+            )
+        assert caught.value.param == "method.modiste.recipe"
+
+
+def test_settings_come_in_sections_or_by_dotted_names(
+    served: Desk, client: openai.OpenAI, base: str, training: str
+) -> None:
+    settings = {
+        "training": {"epochs": 2, "batch_tokens": 512}, "lora.r": 4,
+        "data.columns": {"prompt": "q"}, "prompt.system": "Be short. 🙂",
+        "gate": {"metric": "loss", "keep": [{"metric": "rouge_l", "margin": 0.1}]},
+    }  # fmt: skip
+    method = {"type": "supervised", "modiste": {"settings": settings}}
+    job = client.fine_tuning.jobs.create(
+        model=base, training_file=training, suffix="My  Model (v2)", seed=7,
+        extra_body={"method": method},
+    )  # fmt: skip
+    row = Jobs(served.registry.database).find(job.id, "ours")
+    assert row.order["settings"] == {
+        "training.epochs": 2, "training.batch_tokens": 512, "lora.r": 4,
+        "data.columns.prompt": "q", "prompt.system": "Be short. 🙂", "gate.metric": "loss",
+        "gate.keep": [{"metric": "rouge_l", "margin": 0.1}],
+        "task": "generate", "training.seed": 7, "training.method": "supervised",
+    }  # fmt: skip
+    assert row.suffix == "my-model-v2"
+    client.fine_tuning.jobs.cancel(job.id)
