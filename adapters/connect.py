@@ -14,12 +14,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import URL, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from adapters.database import SCHEMA
-from adapters.errors import StoreFailed
+from adapters.errors import InvalidInput, StoreFailed
 
 WRITE_LOCK = 0x6D6F6469737465
 """Key of the advisory lock, `modiste` in ASCII; each database has its own."""
@@ -122,6 +122,11 @@ def told(engine: Engine) -> Iterator[None]:
     """What the database can't do is a `StoreFailed`: locked, full, damaged, gone."""
     try:
         yield
+    except DataError as error:  # such as a text with NUL, which PostgreSQL doesn't take
+        raise InvalidInput(
+            f"the database can't take a value: {reason(error)}",
+            hint="send text without control characters, and smaller numbers",
+        ) from error
     except (DBAPIError, PoolTimeout) as error:
         raise StoreFailed(
             f"the database can't be used: {reason(error)}", hint=_HINTS[engine.dialect.name]

@@ -56,8 +56,12 @@ class Garbage(Canaries, RemoteGarbage):
         keep: int = KEEP,
         older_than_days: float = OLDER_THAN_DAYS,
         dry_run: bool = False,
+        project: str | None = None,
     ) -> Collected:
         """Remove files that nothing refers to.
+
+        Args:
+            project: its versions alone, and what belongs to no version is not told; none: all.
 
         Never touched: what an alias points at, tries out or would roll back to, what a running
         server holds a lease on, the newest `keep` versions of each adapter, with the checkpoints
@@ -77,7 +81,7 @@ class Garbage(Canaries, RemoteGarbage):
         now = datetime.now(UTC)
         with self.store.writing(), self._alone():
             with self._write() as session:
-                doomed = self._old(session, keep, now - timedelta(days=older_than_days))
+                doomed = self._old(session, keep, now - timedelta(days=older_than_days), project)
                 removed = {(row.adapter, row.digest) for row in doomed}
                 folders = [self.store.folder(*version) for version in removed]
                 collected.versions += [f"{row.adapter}@{row.number}" for row in doomed]
@@ -100,6 +104,8 @@ class Garbage(Canaries, RemoteGarbage):
             leftovers, size = self._collect_remote(self.store.remote, removed, dry_run=dry_run)
             collected.leftovers += leftovers
             collected.size += size
+        if project is not None:
+            collected.leftovers.clear()
         return collected
 
     @contextmanager
@@ -110,7 +116,9 @@ class Garbage(Canaries, RemoteGarbage):
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _old(self, session: Session, keep: int, before: datetime) -> list[VersionRow]:
+    def _old(
+        self, session: Session, keep: int, before: datetime, project: str | None
+    ) -> list[VersionRow]:
         leases = select(LeaseRow).where(LeaseRow.until >= time.time())
         leased = {(row.adapter, row.number) for row in session.scalars(leases)}
         held = set(leased)
@@ -118,7 +126,10 @@ class Garbage(Canaries, RemoteGarbage):
             held |= {(alias.adapter, n) for n in self._reachable(session, alias)}
         held |= {(row.adapter, row.number) for row in session.scalars(select(CanaryRow))}
         found: list[VersionRow] = []
-        for name in session.scalars(select(AdapterRow.name)):
+        names = select(AdapterRow.name)
+        if project is not None:
+            names = names.where(AdapterRow.project == project)
+        for name in session.scalars(names):
             rows = session.scalars(
                 select(VersionRow).filter_by(adapter=name).order_by(VersionRow.number.desc())
             ).all()

@@ -8,6 +8,7 @@ import copy
 import difflib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -229,10 +230,18 @@ def _override(raw: dict[str, Any], text: str) -> Mistake | None:
     if not equals or not all(key.split(".")):
         return Mistake("--set", text, "is no override", "write --set dotted.key=value")
     try:
-        value = parse_yaml(value_text)
+        value = _json_or_yaml(value_text)
     except yaml.YAMLError:
         return Mistake(key, value_text, "is not YAML", "quote the value")
     return place_value(raw, key, value)
+
+
+def _json_or_yaml(text: str) -> Any:
+    """What programs write is JSON, which YAML reads otherwise beyond the first 65,536 characters."""
+    if text.startswith(('"', "[", "{")):
+        with suppress(ValueError):
+            return json.loads(text)
+    return parse_yaml(text)
 
 
 def place_value(raw: dict[str, Any], key: str, value: Any) -> Mistake | None:

@@ -69,6 +69,8 @@ class Authenticator:
                 self._made = await asyncio.to_thread(self._source.by_digest)
             except AdapterError as error:
                 logger.warning("keys are not followed: %s", error)
+            except Exception:  # revoked keys would go on opening doors
+                logger.exception("keys are not followed")
 
     def caller(self, authorization: str | None) -> Caller:
         """The caller of a request.

@@ -65,6 +65,9 @@ class Leasing:
                 except AdapterError as error:
                     logger.warning("leases can't be renewed: %s", error)
                     await asyncio.sleep(LEASE_S / 6)
+                except Exception:  # the loop must outlive any one failure
+                    logger.exception("leases are not renewed")
+                    await asyncio.sleep(LEASE_S / 6)
         finally:
             with suppress(AdapterError):
                 await asyncio.to_thread(self._registry.withdraw, self.server)

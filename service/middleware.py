@@ -13,7 +13,7 @@ from uuid import uuid4
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Authenticator
-from service.errors import RouteNotFound, ServiceError, TooLarge, from_service
+from service.errors import BadRequest, RouteNotFound, ServiceError, TooLarge, from_service
 from service.record import RECORD, Record, set_record
 from service.telemetry import Metrics
 
@@ -136,6 +136,10 @@ class Edge:
                 record.caller, record.project = caller.name, caller.project
         except ServiceError as error:
             return error
+        if "\0" in path or b"%00" in scope["query_string"]:
+            return BadRequest(
+                "the URL has a NUL character", hint="leave it out", code="invalid_url"
+            )
         if record.route == "unknown":
             return RouteNotFound(
                 f"there is no {scope['method']} {path[:200]}", hint="see docs/api.md for the routes"

@@ -4,7 +4,8 @@ A part is whole or not there; the order is told when the upload is completed, an
 then is made of them at once. What is not completed within an hour expires.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,23 +101,20 @@ class Uploads:
                 param="data", hint="begin an upload with the right bytes",
             )  # fmt: skip
 
-    def complete(
-        self, id_: str, project: str, part_ids: Sequence[str], check: Callable[[Path, About], None]
-    ) -> Upload:
-        """Make the file of the parts in the order given.
-
-        Args:
-            check: told the whole content; what it raises leaves the upload pending.
+    @contextmanager
+    def joined(
+        self, id_: str, project: str, part_ids: Sequence[str]
+    ) -> Iterator[tuple[Path, About]]:
+        """The whole content, of the parts in the order given, for as long as the block lasts.
 
         Raises:
             UploadNotFound, BadRequest: no such upload or part, or bytes are missing.
-            StoreFailed: the upload is still pending.
+            StoreFailed: a part can't be read.
         """
         with self._database.read() as session:
             row = _pending(session, id_, project)
             sizes = {p.id: p.bytes for p in session.scalars(select(PartRow).filter_by(upload=id_))}
         _check_parts(part_ids, sizes, row.bytes)
-        about = _upload(row).about
         with TemporaryDirectory(dir=self._files.scratch) as folder:
             whole = Path(folder) / "whole"
             with whole.open("wb") as file:
@@ -127,17 +125,27 @@ class Uploads:
                         while data := source.read(_PIECE):
                             file.write(data)
                     piece.unlink()
-            check(whole, about)
-            made = self._files.add(whole, about)
+            yield whole, _upload(row).about
+
+    def complete(self, id_: str, project: str, whole: Path) -> Upload:
+        """Make the file of a content that was `joined` and looked at.
+
+        Raises:
+            UploadNotFound, BadRequest: the upload has ended meanwhile.
+            StoreFailed: the upload is still pending.
+        """
+        with self._database.read() as session:
+            about = _upload(_pending(session, id_, project)).about
+        made = self._files.add(whole, about)
         try:
             with self._database.write() as session:
                 row = _pending(session, id_, project)
                 row.status, row.file = COMPLETED, made.id
-                self._drop_parts(session, [id_])
+                gone = self._drop_parts(session, [id_])
         except BaseException:  # completed by another request meanwhile
             self._files.delete(made.id, project)
             raise
-        self._files.contents.remove(map(_key, sizes))
+        self._files.contents.remove(map(_key, gone))
         return _upload(row, made)
 
     def cancel(self, id_: str, project: str) -> Upload:

@@ -94,7 +94,7 @@ class Ledger:
     def observe(self, record: Record) -> None:
         """Add a finished request, unless it was refused before it used anything."""
         used = record.prompt_tokens or record.completion_tokens
-        failed = record.failed or record.status >= 500
+        failed = record.status >= 500 or (record.failed and record.status < 400)
         if record.model is None or not (used or failed or 200 <= record.status < 400):
             return
         line = Line(
@@ -118,6 +118,8 @@ class Ledger:
                     await self.send()
                 except AdapterError as error:
                     logger.warning("usage is kept in memory: %s", error)
+                except Exception:  # the loop must outlive any one failure
+                    logger.exception("usage is kept in memory")
         finally:
             await self._send_last()
 

@@ -187,6 +187,7 @@ def _step_bytes(base: Base, settings: Mapping[str, Any], size: int, memory: Memo
     layer = 12 * hidden + 2 * inner  # numbers that a layer keeps of a token
     logits = 3 * 4 * _PROJECTED * int(config.get("vocab_size") or 0)
     longest = _number(settings, "training.max_length", LENGTH)
+    longest = min(longest, int(config.get("max_position_embeddings") or longest))
     tokens = _number(settings, "training.batch_tokens", BATCH_TOKENS)
     if "training.batch_size" in settings:
         tokens = _number(settings, "training.batch_size", 1) * USUAL_LENGTH

@@ -136,11 +136,13 @@ async def show_adapter(name: str, raw_request: Request) -> JSONResponse:
     versions = await asyncio.to_thread(state.registry.versions, name)
     aliases = await asyncio.to_thread(state.registry.aliases, name)
     live = {a: v.number for (n, a), v in state.models.live().items() if n == name}
+    failures = {a: why for (n, a), why in state.models.failures().items() if n == name}
     trials = await asyncio.to_thread(state.registry.trials)
     canaries = {alias: describe_trial(t) for (n, alias), t in trials.items() if n == name}
     return JSONResponse(
         {
             "object": "adapter", "name": name, "aliases": aliases, "served": live,
+            "not_served": failures,
             "canaries": canaries,
             "versions": [describe(version) for version in versions],
         }
@@ -279,10 +281,11 @@ async def feedback(name: str, opinion: Feedback, raw_request: Request) -> JSONRe
 
 @router.post("/v1/adapters/gc")
 async def collect(request: Collection, raw_request: Request) -> JSONResponse:
-    """Remove the files of old versions that nothing refers to."""
+    """Remove the files of the project's old versions that nothing refers to."""
     collected = await asyncio.to_thread(
         raw_request.app.state.modiste.registry.collect,
         keep=request.keep, older_than_days=request.older_than_days, dry_run=request.dry_run,
+        project=current_project(),
     )  # fmt: skip
     return JSONResponse(
         {

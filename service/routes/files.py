@@ -5,12 +5,14 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
@@ -45,6 +47,8 @@ _IN_PROCESS_BYTES = 2**20
 _EXPIRES = re.compile(r"expires_after\[(\w+)\]")
 _MAX_FILENAME = 255
 _EXPIRE_EVERY_S = 60.0
+_THREADS = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +59,31 @@ class Cabinet:
     uploads: Uploads
     most_bytes: int
     """Of one file that is uploaded whole."""
+    threads: ThreadPoolExecutor
+    """Of their own: slow disks and stores must not keep leases and keys from being followed."""
 
     @classmethod
     def open(cls, registry: Registry, most_bytes: int) -> Self:
         """The files of an installation."""
         files = Files(registry.database, registry.home, USES)
-        return cls(files, Uploads(registry.database, files), most_bytes)
+        threads = ThreadPoolExecutor(_THREADS, "modiste-files")
+        return cls(files, Uploads(registry.database, files), most_bytes, threads)
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any, **more: Any) -> T:
+        """Do what takes its time, beside the event loop."""
+        call = partial(work, *arguments, **more)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
     async def keep_expiring(self) -> None:
         """Remove what has expired, again and again."""
         while True:
             for expire in (self.uploads.expire, self.files.expire):
                 try:
-                    await asyncio.to_thread(expire)
+                    await self.in_thread(expire)
                 except AdapterError as error:
                     logger.warning("what has expired is removed later: %s", error)
+                except Exception:  # the loop must outlive any one failure
+                    logger.exception("what has expired is not removed")
             await asyncio.sleep(_EXPIRE_EVERY_S)
 
 
@@ -93,7 +107,7 @@ async def create_file(raw_request: Request) -> JSONResponse:
         async with _on_disk(content, cabinet) as place:
             if look:
                 await _check(raw_request, place, about.purpose)
-            file = await asyncio.to_thread(cabinet.files.add, place, about)
+            file = await cabinet.in_thread(cabinet.files.add, place, about)
     return JSONResponse(file.to_json())
 
 
@@ -121,24 +135,26 @@ async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JS
 @router.get("/v1/files/{file_id}", responses=answers(FileObject))
 async def retrieve_file(file_id: str, raw_request: Request) -> JSONResponse:
     """What is known of a file."""
-    file = await asyncio.to_thread(_cabinet(raw_request).files.find, file_id, current_project())
+    files = _cabinet(raw_request).files
+    file = await asyncio.to_thread(files.find, file_id, current_project())
     return JSONResponse(file.to_json())
 
 
 @router.delete("/v1/files/{file_id}", responses=answers(FileDeleted))
 async def delete_file(file_id: str, raw_request: Request) -> JSONResponse:
     """Remove a file, unless a job or batch that has not ended needs it."""
-    await asyncio.to_thread(_cabinet(raw_request).files.delete, file_id, current_project())
+    cabinet = _cabinet(raw_request)
+    await cabinet.in_thread(cabinet.files.delete, file_id, current_project())
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
 
 @router.get("/v1/files/{file_id}/content", response_class=FileResponse)
 async def file_content(file_id: str, raw_request: Request) -> FileResponse:
     """A file's bytes, as they were uploaded or written."""
-    files = _cabinet(raw_request).files
-    file = await asyncio.to_thread(files.find, file_id, current_project())
+    cabinet = _cabinet(raw_request)
+    file = await asyncio.to_thread(cabinet.files.find, file_id, current_project())
     with ExitStack() as stack:
-        place = await asyncio.to_thread(stack.enter_context, files.content(file))
+        place = await cabinet.in_thread(stack.enter_context, cabinet.files.content(file))
         if (record := current_record()) is not None:
             record.on_end.append(stack.pop_all().close)
         return FileResponse(
@@ -180,7 +196,7 @@ async def add_part(upload_id: str, raw_request: Request) -> JSONResponse:
         _form(raw_request, {"data"}, "data") as form,
         _on_disk(_content(form, "data"), cabinet) as place,
     ):
-        part = await asyncio.to_thread(
+        part = await cabinet.in_thread(
             cabinet.uploads.add_part, upload_id, current_project(), place
         )
     return JSONResponse(part)
@@ -200,18 +216,16 @@ async def complete_upload(
     upload_id: str, request: Completion, raw_request: Request
 ) -> JSONResponse:
     """Make the file of its parts."""
-    cabinet, loop = _cabinet(raw_request), asyncio.get_running_loop()
-
-    def check(place: Path, about: About) -> None:
+    cabinet = _cabinet(raw_request)
+    project = current_project()
+    with ExitStack() as stack:
+        joined = cabinet.uploads.joined(upload_id, project, request.part_ids)
+        whole, about = await cabinet.in_thread(stack.enter_context, joined)
         if request.md5 is not None:
-            _check_md5(place, request.md5)
+            await cabinet.in_thread(_check_md5, whole, request.md5)
         if checked(about.filename, about.purpose):
-            work = _check(raw_request, place, about.purpose)
-            asyncio.run_coroutine_threadsafe(work, loop).result()
-
-    upload = await asyncio.to_thread(
-        cabinet.uploads.complete, upload_id, current_project(), request.part_ids, check
-    )
+            await _check(raw_request, whole, about.purpose)
+        upload = await cabinet.in_thread(cabinet.uploads.complete, upload_id, project, whole)
     return JSONResponse(upload.to_json())
 
 
@@ -293,7 +307,7 @@ async def _on_disk(content: UploadFile, cabinet: Cabinet) -> AsyncIterator[Path]
         )  # fmt: skip
     with TemporaryDirectory(dir=cabinet.files.scratch) as folder:
         place = Path(folder) / "content"
-        await asyncio.to_thread(_copy, content, place)
+        await cabinet.in_thread(_copy, content, place)
         yield place
 
 
@@ -306,7 +320,7 @@ def _copy(content: UploadFile, place: Path) -> None:
 async def _check(raw_request: Request, place: Path, purpose: str) -> None:
     size = (await asyncio.to_thread(place.stat)).st_size
     if size <= _IN_PROCESS_BYTES:
-        await asyncio.to_thread(check_lines, place, purpose)
+        await _cabinet(raw_request).in_thread(check_lines, place, purpose)
         return
     children: Children = raw_request.app.state.modiste.children
     await children.run("service.file_checks", str(place), purpose)

@@ -1,6 +1,7 @@
 """OpenAI's fine-tuning jobs: asked for here, done by workers."""
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -27,6 +28,9 @@ from service.record import current_project, current_record
 from service.routes.files import find_file
 
 router = APIRouter()
+
+_METADATA_KEY = re.compile(r"[\w .-]{1,64}")
+"""Others mean something else in the database's paths into JSON."""
 
 
 class CheckpointPage(Page):
@@ -74,6 +78,11 @@ async def list_jobs(raw_request: Request, page: Annotated[Page, Query()]) -> JSO
         for name, value in raw_request.query_params.items()
         if name.startswith("metadata[") and name.endswith("]")
     }
+    if odd := next((key for key in wanted if not _METADATA_KEY.fullmatch(key)), None):
+        raise BadRequest(
+            f"metadata: {odd[:64]!r} is no key to look for", param="metadata",
+            hint="give letters, digits, spaces and . _ -",
+        )  # fmt: skip
     jobs, more = await asyncio.to_thread(
         _jobs(raw_request).page, current_project(), after=page.after, limit=page.limit,
         metadata=wanted or None,

@@ -240,3 +240,16 @@ def test_collections_at_once_follow_one_another(tmp_path: Path) -> None:
     assert once == sorted(f"x@{number}" for number in range(1, 12))
     assert registry.verified("x@12").number == 12
     assert list(registry.store.staging.iterdir()) == []
+
+
+def test_a_projects_collection_touches_and_tells_its_own_alone(
+    registry: Registry, tmp_path: Path
+) -> None:
+    folder = parcel(tmp_path / "theirs", 1)
+    registry.publish(folder, draft(folder, "y", project="theirs"))
+    orphan = registry.store.root / "z" / ("0" * 64)
+    orphan.mkdir(parents=True)
+    mine = registry.collect(keep=0, older_than_days=0, project="theirs")
+    assert (mine.versions, mine.leftovers) == (["y@1"], [])
+    assert {v.state for v in registry.versions("x")} == {"ready"}
+    assert registry.collect(keep=0, older_than_days=0).versions[-1] == "x@1"

@@ -1,5 +1,6 @@
 """Recipes: read, overridden, and refused with every mistake at once."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.errors import InvalidInput
-from finetune.config import check_recipe, packaged_recipes, parse_yaml, read_recipe
+from finetune.config import apply_overrides, check_recipe, packaged_recipes, parse_yaml, read_recipe
 from finetune.data_config import Data
 from finetune.mistakes import RecipeError
 
@@ -240,3 +241,13 @@ def test_contradictions_of_the_data_are_told_with_key_and_remedy(
         check_recipe({**GOOD, "data": {**GOOD["data"], **data}})
     assert [m.key for m in caught.value.mistakes] == [key]
     assert remedy in str(caught.value.mistakes[0])
+
+
+def test_an_override_may_be_json_with_any_character() -> None:
+    raw: dict[str, Any] = {}
+    values = ["Be kind. 🙂", "line\u2028end", 'quote " and \\', "ü"]
+    for value in values:
+        assert apply_overrides(raw, [f"prompt.system={json.dumps(value)}"]) == []
+        assert raw["prompt"]["system"] == value
+    assert apply_overrides(raw, [f"data.labels={json.dumps(values)}", "lora.r=4"]) == []
+    assert (raw["data"]["labels"], raw["lora"]["r"]) == (values, 4)

@@ -108,7 +108,7 @@ def test_a_page_that_is_none_is_refused(client: openai.OpenAI, given: Any, param
         (b"", "a.jsonl", "fine-tune", "file", "empty"),
         (b"\n\n", "a.jsonl", "fine-tune", "file", "no lines"),
         (CHAT + b"{broken\n", "a.jsonl", "fine-tune", "file", "line 2 is not JSON"),
-        (CHAT + b"[1]\n", "a.jsonl", "batch", "file", "line 2 is no JSON object"),
+        (CHAT + b"[1]\n", "a.jsonl", "evals", "file", "line 2 is no JSON object"),
         (CHAT + b'{"a": "\xff"}\n', "a.jsonl", "fine-tune", "file", "line 2 is not UTF-8"),
         (b'{"messages": []}\n', "a.jsonl", "fine-tune", "file", "line 1"),
         (b'{"messages": [{"role": "user"}]}\n', "a.jsonl", "fine-tune", "file", "nothing to learn"),
