@@ -237,7 +237,7 @@ def _override(raw: dict[str, Any], text: str) -> Mistake | None:
 
 
 def _json_or_yaml(text: str) -> Any:
-    """What programs write is JSON, which YAML reads otherwise beyond the first 65,536 characters."""
+    """What programs write is JSON, which YAML reads otherwise beyond U+FFFF."""
     if text.startswith(('"', "[", "{")):
         with suppress(ValueError):
             return json.loads(text)

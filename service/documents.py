@@ -71,7 +71,7 @@ def answers(model: Any, *, streams: bool = False) -> Responses:
     return {200: {"model": model, "content": content}}
 
 
-def form(file: str, **fields: dict[str, Any]) -> dict[str, Any]:
+def form(file: str, **fields: Any) -> dict[str, Any]:
     """`openapi_extra` of a route that takes a form with a file; a route reads such forms itself."""
     properties = {file: {"type": "string", "format": "binary"}, **fields}
     wanted = [name for name, field in properties.items() if not field.get("x-optional")]

@@ -194,7 +194,8 @@ class Files:
         """A file's content on this machine, for as long as the block lasts.
 
         Raises:
-            StoreFailed: it can't be had, or was altered.
+            StoreFailed: it can't be had; or was altered, which is looked at where it comes from
+                another machine.
         """
         if self._local is not None:
             place = self._local / file.id

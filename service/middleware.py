@@ -13,7 +13,14 @@ from uuid import uuid4
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Authenticator
-from service.errors import BadRequest, RouteNotFound, ServiceError, TooLarge, from_service
+from service.errors import (
+    BadRequest,
+    RouteNotFound,
+    ServiceError,
+    TooLarge,
+    from_service,
+    from_unexpected,
+)
 from service.record import RECORD, Record, set_record
 from service.telemetry import Metrics
 
@@ -117,6 +124,10 @@ class Edge:
                 return
             bound = self._bounds.of(record.route)
             await self._app(scope, _bounded(receive, bound, answer), answer)
+        except Exception as error:  # of a route: here it still gets its request id, and is counted
+            if answer.started:
+                raise
+            await from_unexpected(error)(scope, receive, answer)
         finally:
             in_flight.dec()
             record.finish()

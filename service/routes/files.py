@@ -31,7 +31,7 @@ from service.file_checks import check_lines, checked
 from service.files import UPLOADED, About, File, Files
 from service.objects import LEAST_S, MOST_S, ExpiresAfter, listing
 from service.record import current_project, current_record
-from service.uploads import MOST_BYTES, Uploads
+from service.uploads import MOST_BYTES, PART_BYTES, Uploads
 from service.uses import USES
 
 logger = logging.getLogger("modiste.files")
@@ -90,7 +90,14 @@ class Cabinet:
 @router.post(
     UPLOAD,
     responses=answers(FileObject),
-    openapi_extra=form("file", purpose={"type": "string", "enum": list(UPLOADED)}),
+    openapi_extra=form(
+        "file",
+        **{
+            "purpose": {"type": "string", "enum": list(UPLOADED)},
+            "expires_after[anchor]": {"const": "created_at", "x-optional": True},
+            "expires_after[seconds]": {"type": "integer", "x-optional": True},
+        },
+    ),
 )
 async def create_file(raw_request: Request) -> JSONResponse:
     """Keep a file: multipart with `file`, `purpose` and maybe `expires_after`."""
@@ -194,7 +201,7 @@ async def add_part(upload_id: str, raw_request: Request) -> JSONResponse:
     cabinet = _cabinet(raw_request)
     async with (
         _form(raw_request, {"data"}, "data") as form,
-        _on_disk(_content(form, "data"), cabinet) as place,
+        _on_disk(_content(form, "data"), cabinet, PART_BYTES) as place,
     ):
         part = await cabinet.in_thread(
             cabinet.uploads.add_part, upload_id, current_project(), place
@@ -295,14 +302,17 @@ def _content(form: FormData, name: str) -> UploadFile:
 
 
 @asynccontextmanager
-async def _on_disk(content: UploadFile, cabinet: Cabinet) -> AsyncIterator[Path]:
+async def _on_disk(
+    content: UploadFile, cabinet: Cabinet, most: int | None = None
+) -> AsyncIterator[Path]:
     """The content as a file of its own, not too long and not empty."""
     size = content.size or 0
     if size == 0:
         raise BadRequest("the file is empty", param="file", hint="send its content")
-    if size > cabinet.most_bytes:
+    most = cabinet.most_bytes if most is None else min(most, cabinet.most_bytes)
+    if size > most:
         raise BadRequest(
-            f"the file has {size} bytes, more than {cabinet.most_bytes}", param="file",
+            f"the file has {size} bytes, more than {most}", param="file",
             hint="send it in parts by /v1/uploads, or raise max_file_bytes", code="file_too_large",
         )  # fmt: skip
     with TemporaryDirectory(dir=cabinet.files.scratch) as folder:

@@ -30,7 +30,7 @@ async def refuse_state(raw_request: Request) -> None:
     """A dependency, so that it speaks before the request's type does."""
     try:
         body = await raw_request.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return  # told by FastAPI, which reads the same body
     if isinstance(body, dict):
         check_stateless(body)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from adapters.archive import unpack
+from adapters.names import parse_reference
 from adapters.prompt import Task
 from adapters.registry import Registry, Version
 from adapters.store import MANIFEST
@@ -152,8 +153,8 @@ async def merge(request: Merge, raw_request: Request) -> JSONResponse:
     registry: Registry = raw_request.app.state.modiste.registry
     models = raw_request.app.state.modiste.models
     for parent in request.parents:
-        version = await asyncio.to_thread(registry.find, parent)  # a reference, and no option
-        await models.check_own(version.name, parent)
+        await models.check_own(parse_reference(parent).name, parent)
+        await asyncio.to_thread(registry.find, parent)  # a reference, and no option
     made = await raw_request.app.state.modiste.children.run(
         "finetune.merge", *request.parents, *request.options(), f"--home={registry.home.root}"
     )
