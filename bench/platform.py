@@ -1,12 +1,12 @@
-"""The platform API: jobs while processes are killed, batches beside chats."""
+"""The platform: a start, jobs while processes are killed, batches beside chats."""
 
 import sys
 from collections.abc import Sequence
 
-from bench import batch, kills
+from bench import batch, kills, start
 from bench.parts import run_parts
 
-PARTS = {"kills": kills.measure, "batch": batch.measure}
+PARTS = {"start": start.measure, "kills": kills.measure, "batch": batch.measure}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
