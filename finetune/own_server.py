@@ -31,6 +31,13 @@ _STOP_LIMIT_S = 60.0
 _LOG_LINES = 15
 
 
+class ServerFailed(StoreFailed):
+    """A server to measure on ended before it was ready; to start it again is of no use."""
+
+    code = "server_failed"
+    retryable = False
+
+
 def own_registry(home: Home, place: Path, base: Base) -> Registry:
     """An empty registry in a folder, with one base, and the engine's settings of a home."""
     shutil.rmtree(place, ignore_errors=True)
@@ -49,7 +56,7 @@ def serving(registry: Registry, base: Base, log: Path, say: Callable[[str], Any]
     """Serve a registry of its own while the block runs. Gives the server's address.
 
     Raises:
-        StoreFailed: the server did not start, with the end of its log.
+        ServerFailed: the server did not start, with the end of its log.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -94,7 +101,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
             pass
         time.sleep(0.5)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-    raise StoreFailed(
+    raise ServerFailed(
         f"the server to measure on did not start:\n{tail}",
         hint="mend what it says, or measure in the trainer's process: evaluation.on_server=false",
     )

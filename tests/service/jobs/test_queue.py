@@ -187,9 +187,12 @@ class TestWorkersThatDie:
     def test_a_lost_job_goes_to_another_worker(self, jobs: Jobs) -> None:
         job = jobs.create(order())
         jobs.lease("first")
-        assert not jobs.waiting()
+        jobs.put_back_late()
+        assert jobs.line(9) == []
         time.sleep(0.06)
-        assert jobs.waiting()
+        jobs.put_back_late([job.id])  # which is in the asker's own hands
+        assert jobs.line(9) == []
+        jobs.put_back_late()
         again = jobs.lease("second")
         assert again is not None
         assert (again.id, again.lost) == (job.id, 1)
@@ -202,6 +205,7 @@ class TestWorkersThatDie:
         for number in range(MOST_LOST):
             assert jobs.lease(f"w{number}") is not None
             time.sleep(0.06)
+            jobs.put_back_late()
         assert jobs.lease("last") is None
         failed = jobs.find(job.id, "ours")
         assert failed.status == FAILED
@@ -216,8 +220,29 @@ class TestWorkersThatDie:
         jobs.lease("w")
         getattr(jobs, wanted)(job.id, "ours")
         time.sleep(0.06)
-        assert jobs.lease("other") is None
+        jobs.put_back_late()
         assert status(jobs, job) == ends
+
+    @pytest.mark.parametrize(("wanted", "ends"), [("cancel", CANCELLED), ("pause", PAUSED)])
+    def test_what_is_wanted_after_the_worker_died_is_done_at_once(
+        self, jobs: Jobs, wanted: str, ends: str
+    ) -> None:
+        job = jobs.create(order())
+        jobs.lease("w")
+        time.sleep(0.06)
+        assert getattr(jobs, wanted)(job.id, "ours").status == ends
+        assert status(jobs, job) == ends
+
+    def test_a_new_step_forgets_the_deaths_before_it(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        for further, left in ((1, QUEUED), (2, QUEUED), (2, FAILED)):
+            step = Told(f"step-{further}", "-", type="metrics", data={"step": further})
+            for _ in range(MOST_LOST - 1):
+                if jobs.lease("w") is not None:
+                    jobs.tell(job.id, "w", [step])  # is new the first time alone
+                    jobs.lose(job.id, "w")
+            assert status(jobs, job) == left
+        assert jobs.last_step(job.id) == 2
 
     def test_a_lease_that_is_renewed_lasts(self, jobs: Jobs) -> None:
         job = jobs.create(order())
@@ -276,6 +301,7 @@ def test_a_job_whose_worker_died_is_in_line_again(jobs: Jobs) -> None:
     job = quick.create(order())
     quick.lease("w")
     time.sleep(0.03)
+    quick.put_back_late()
     assert [waiting.id for waiting in quick.line(9)] == [job.id]
 
 

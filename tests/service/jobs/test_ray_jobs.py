@@ -15,7 +15,7 @@ import pytest
 
 from adapters.errors import InvalidInput
 from bench.servers import free_port
-from service.jobs.executors import RayJobs
+from service.jobs.ray_jobs import RayJobs
 from service.jobs.worker import main
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk

@@ -17,6 +17,7 @@ import pytest
 from adapters.registry import Registry
 from service.database import JobRow
 from service.jobs.attempt import Attempt
+from service.jobs.executors import LocalTrainer
 from service.jobs.queue import Order
 from service.jobs.room import Need
 from service.jobs.worker import Worker
@@ -173,7 +174,8 @@ def test_cancel_and_pause_act_within_a_step_and_resume_goes_on(
     counted = Counter(steps_told(client, job.id))
     assert set(counted.values()) == {1}
     assert sorted(counted) == list(range(1, len(counted) + 1))
-    assert not (served.registry.home.jobs / job.id).exists()
+    left = served.registry.home.jobs / job.id
+    assert [entry.name for entry in left.iterdir()] == ["log"]
 
 
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM])
@@ -215,7 +217,7 @@ def test_a_trainer_that_does_not_stop_in_time_leaves_its_job_to_the_next_worker(
         assert child.stdout is not None
         child.stdout.readline()
         worker.ending = True
-        return Attempt(job, tmp_path, child, need)
+        return Attempt(job, tmp_path, LocalTrainer(child), need)
 
     monkeypatch.setattr(worker, "_begin", begin)
     worker.run()
