@@ -5,7 +5,7 @@ import logging
 
 from service.jobs.attempt import Attempt, metrics_event, planned_steps, told_error
 from service.jobs.executors import STOPPED
-from service.jobs.leased import LeasedJobs
+from service.jobs.leased import LeasedJobs, LeaseLost
 from service.jobs.leases import Leases
 from service.jobs.setbacks import Setbacks
 from service.jobs.states import CANCEL, FAILED, PAUSE, Outcome, Told
@@ -75,6 +75,9 @@ class Course:
 
     def _end(self, attempt: Attempt, code: int) -> None:
         job = attempt.job
+        lease = self._leases.of(job.id)
+        if lease is not None and lease.gone:  # the trainer was ended for it
+            raise LeaseLost(job.id)
         wanted = self._jobs.renew(job.id, self._worker)
         stopped = code == STOPPED or (attempt.stopping is not None and code < 0)
         if wanted == CANCEL or (code != 0 and (stopped or wanted == PAUSE)):

@@ -23,7 +23,10 @@ STOPPED = 130
 """The trainer's exit code when it was asked to stop."""
 _SHIM = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+try:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+except (OSError, AttributeError):
+    pass  # not Linux
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -124,6 +127,7 @@ class LocalTrainer:
         with suppress(psutil.Error):
             if self._child.poll() is None:
                 family = psutil.Process(self.pid).children(recursive=True)
+        self._child.kill()
         self._kill_group()
         for member in family:
             with suppress(psutil.Error):

@@ -175,8 +175,7 @@ class Worker:
             attempt = self._begin(job, how)
         except LeaseLost:
             self._leases.let_go(job.id)
-            if not lease.taken:
-                self._setbacks.owe(job.id)
+            self._setbacks.owe(job.id)
         except Exception as error:  # noqa: BLE001 - of this job alone
             self._stumble(job, error)
         else:
@@ -203,12 +202,12 @@ class Worker:
         job = attempt.job
         lease = self._leases.of(job.id)
         if lease is not None and lease.gone:
-            self._leave(attempt, taken=lease.taken)
+            self._leave(attempt)
         elif time.monotonic() >= attempt.again:
             try:
                 done = self._course.poll(attempt)
             except LeaseLost:
-                self._leave(attempt, taken=True)
+                self._leave(attempt)
             except Exception as error:  # noqa: BLE001 - one job must not end the others
                 if _passes(error):
                     attempt.again = time.monotonic() + AGAIN_S
@@ -227,15 +226,13 @@ class Worker:
         self._leases.let_go(attempt.job.id)
         self._clear(attempt.job)
 
-    def _leave(self, attempt: Attempt, *, taken: bool) -> None:
+    def _leave(self, attempt: Attempt) -> None:
         """The job may be another worker's by now: nothing here may go on with it."""
-        job = attempt.job
-        logger.warning("%s %s", job.id, "is another worker's now" if taken else "has no lease now")
+        logger.warning("the lease of %s is lost", attempt.job.id)
         attempt.trainer.leave()
         self._attempts.remove(attempt)
-        self._leases.let_go(job.id)
-        if not taken:
-            self._setbacks.owe(job.id)
+        self._leases.let_go(attempt.job.id)
+        self._setbacks.owe(attempt.job.id)  # where it is nobody else's, it was not lost
 
     def _stumble(self, job: JobRow, error: Exception) -> None:
         """A job could not be begun, or gone on with: give it back where that passes, or fail it."""

@@ -1,6 +1,7 @@
 """A real worker with the real trainer on the tiny base."""
 
 import csv
+import fcntl
 import os
 import signal
 import subprocess
@@ -223,6 +224,24 @@ def test_a_trainer_that_does_not_stop_in_time_leaves_its_job_to_the_next_worker(
     worker.run()
     left = worker.jobs.find(job.id, "ours")
     assert (left.status, left.lost, left.worker) == ("queued", 0, None)
+
+
+def test_a_job_whose_folder_another_trainer_holds_waits(
+    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
+) -> None:
+    job = create(client, training)
+    run = served.registry.home.jobs / job.id / "run"
+    run.mkdir(parents=True)
+    with (run / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        start_worker()
+        deadline = time.monotonic() + WAIT_S
+        while not (told := [e for e in events(client, job.id) if e.message.startswith("Waiting")]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert (told[0].level, "another process works on the run" in told[0].message) == ("warn", True)
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+    client.fine_tuning.jobs.cancel(job.id)
 
 
 def _children(pid: int) -> list[int]:
