@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+from ray.exceptions import AuthenticationError
 
 from service.errors import NotReady
 from service.jobs.ray_jobs import RayJobs, RayTrainer
@@ -17,7 +18,10 @@ from service.jobs.room import Need
 from service.jobs.states import Outcome
 from tests.service.jobs.stage import Stage
 
-AWAY = [requests.ConnectionError("refused"), requests.ReadTimeout("slow"), TimeoutError("slow")]
+AWAY = [
+    requests.ConnectionError("refused"), requests.ReadTimeout("slow"), TimeoutError("slow"),
+    AuthenticationError("no token"),
+]  # fmt: skip
 
 
 class Status(str):

@@ -44,6 +44,8 @@ def training(client: openai.OpenAI) -> str:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A head with its dashboard, on 127.0.0.1 alone; its folder has a short path, for sockets."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_MODE", "disabled")  # newer ones ask for a token
     folder = Path(f"/tmp/ray-test-{os.getpid()}")
     port = free_port()
     command = [
@@ -65,6 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert head.poll() is None, Path(log.name).read_text()[-3000:]
             time.sleep(0.3)
     yield url
+    patch.undo()
     os.killpg(head.pid, signal.SIGTERM)
     try:
         head.wait(30)
