@@ -32,7 +32,7 @@ _LOG_LINES = 15
 
 
 class ServerFailed(StoreFailed):
-    """A server to measure on ended before it was ready; to start it again is of no use."""
+    """A server to measure on did not start, or does not answer: as a rule it never will."""
 
     code = "server_failed"
     retryable = False

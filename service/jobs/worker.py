@@ -109,6 +109,8 @@ class Worker:
                     self._begin_next()
             time.sleep(POLL_S)
         self._leases.close()
+        self._reach_again = 0.0
+        self._give_back_owed()
 
     # beginning
 

@@ -9,6 +9,7 @@ import pytest
 
 from service.jobs import course
 from service.jobs.attempt import Steps, metrics_event, step_entries, told_error
+from service.jobs.results import checkpoint_metrics
 from tests.service.jobs.stage import Stage
 
 
@@ -145,3 +146,8 @@ class TestToldError:
     ) -> None:
         assert self.error(tmp_path, printed)["code"] == "trainer_failed"
         assert told_error(tmp_path / "nowhere")["code"] == "trainer_failed"
+
+
+def test_figures_that_are_no_numbers_are_not_told_of_a_checkpoint() -> None:
+    figures = {"loss": 1.0, "validation_loss": float("nan")}
+    assert checkpoint_metrics(3, figures) == {"step": 3, "train_loss": 1.0}

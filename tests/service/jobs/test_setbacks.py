@@ -217,3 +217,15 @@ def test_pauses_grow_and_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     made.pause("a")
     now[0] += 31
     assert list(made.paused()) == []
+
+
+def test_a_worker_that_ends_gives_back_what_it_owes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = stage.ask()
+    assert stage.jobs.lease(stage.worker.id, job.id) is not None
+    stage.worker._setbacks.owe(job.id)
+    stage.worker._reach_again = float("inf")  # the database was away a moment ago
+    stage.worker.ending = True
+    stage.worker.run()
+    assert (stage.found(job).status, stage.found(job).lost) == ("queued", 0)
