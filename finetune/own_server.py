@@ -22,6 +22,7 @@ import yaml
 from adapters.bases import Base
 from adapters.errors import StoreFailed
 from adapters.home import Home
+from adapters.processes import bound
 from adapters.registry import Registry
 
 ENGINE_SETTINGS = ("dtype", "max_model_len", "kv_cache_gib", "lora_target_modules", "vllm_args")
@@ -70,8 +71,8 @@ def serving(registry: Registry, base: Base, log: Path, say: Callable[[str], Any]
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(),
-            start_new_session=True,
+            bound(command, signal.SIGTERM), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            env=_environment(), start_new_session=True,
         ) as process,
     ):  # fmt: skip
         try:

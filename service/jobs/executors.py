@@ -7,7 +7,6 @@ the job's own folder has what callers sent.
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,23 +14,13 @@ from typing import Protocol
 
 import psutil
 
+from adapters.processes import bound
 from service.children import NICENESS
 from service.jobs.folders import Statuses
 from service.jobs.room import Need
 
 STOPPED = 130
 """The trainer's exit code when it was asked to stop."""
-_SHIM = """
-import ctypes, os, signal, sys
-try:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-except (OSError, AttributeError):
-    pass  # not Linux
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Becomes the trainer, which the kernel ends with the worker: one whose worker was killed would
-hold the run against the next. To do so between fork and exec is not safe with threads."""
 
 
 class Trainer(Protocol):
@@ -82,10 +71,10 @@ class Local:
         """There are none."""
 
     def start(self, job: str, command: Sequence[str], folder: Path, need: Need) -> Trainer:  # noqa: ARG002
-        shim = [sys.executable, "-IS", "-c", _SHIM, str(os.getpid())]
         with (folder / "printed").open("wb") as out, (folder / "log").open("ab") as log:
             child = subprocess.Popen(
-                [*shim, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+                # one whose worker was killed would hold the run against the next worker
+                bound(command), stdin=subprocess.DEVNULL, stdout=out, stderr=log,
                 cwd=working_folder(folder), start_new_session=True,
             )  # fmt: skip
         with suppress(ProcessLookupError):
