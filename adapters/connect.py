@@ -5,6 +5,7 @@ advisory lock that a transaction takes first and holds to its end.
 """
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event, text
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -115,6 +116,12 @@ class Database:
             session.begin(),
         ):
             yield session
+
+    def now(self, session: Session) -> float:
+        """Seconds since 1970 by the clock that all on this database share, however theirs go."""
+        if self.engine.dialect.name == "sqlite":  # a file, and they are on its machine
+            return time.time()
+        return float(session.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
 
 
 @contextmanager

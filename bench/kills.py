@@ -1,7 +1,8 @@
 """Fine-tuning jobs while workers and the server are killed with -9 at random.
 
 Two workers and one server share a home. Whatever is killed starts again. At the end every job must
-have ended, once, with each of its events told once.
+have ended, once, with each of its events told once; those that succeeded with one version and one
+result file each. None may have failed but by losing its workers too often.
 """
 
 import os
@@ -23,6 +24,7 @@ from adapters.registry import Registry
 from bench.harness import Report, at_least, at_most
 from bench.servers import Launch, ServerError, free_port, session_processes
 from bench.tiny import launch
+from service.files import derived_id
 from tests.made import add_tiny_base
 
 JOBS, JOBS_SHORT = 100, 12
@@ -100,6 +102,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
             victim.start(dice)
         _ride(client, victims, dice, kills_s, ids)
         _claim(report, client, ids, victims, seed)
+        _claim_results(report, client, registry, ids)
     finally:
         for victim in victims:
             victim.end()
@@ -182,7 +185,8 @@ def _claim(
     broken: list[str] = []
     for job in found:
         events = list(client.fine_tuning.jobs.list_events(job.id, limit=100))
-        messages = Counter(event.message for event in events)
+        # that a job waits may be told again when it waits again
+        messages = Counter(e.message for e in events if not e.message.startswith("Waiting: "))
         twice += sum(times - 1 for times in messages.values())
         if job.status == "succeeded":
             steps = sorted(int(m[1]) for e in events if (m := re.match(r"Step (\d+)", e.message)))
@@ -198,13 +202,43 @@ def _claim(
     report.add(at_most("succeeded jobs without each step told once", len(broken), 0))
     report.add(at_most("models that two jobs made", results.total() - len(results), 0))
     statuses: Counter[str] = Counter(job.status for job in found)
+    codes = Counter(job.error.code for job in found if job.status == "failed" and job.error)
+    print(f"codes of failures: {dict(codes)}", file=sys.stderr)
     report.measurements.append(
         {
             "part": "kills", "jobs": len(ids), **dict(statuses), "seed": seed,
             "kills of the server": victims[0].kills,
             "kills of workers": sum(victim.kills for victim in victims[1:]),
-            "reasons of failures": "; ".join(
-                sorted({job.error.code for job in found if job.status == "failed" and job.error})
-            ),
+            "reasons of failures": "; ".join(f"{code}: {codes[code]}" for code in sorted(codes)),
         }
     )  # fmt: skip
+
+
+def _claim_results(
+    report: Report, client: openai.OpenAI, registry: Registry, ids: list[str]
+) -> None:
+    """What came of each job is there once."""
+    client = client.with_options(max_retries=20)
+    jobs = [job for job in client.fine_tuning.jobs.list(limit=100) if job.id in ids]
+    done = [job for job in jobs if job.status == "succeeded"]
+    lost = [job for job in jobs if job.error and job.error.code == "worker_lost"]
+    files = [file.id for file in client.files.list(purpose="fine-tune-results")]
+    own = {job.id: derived_id(job.id, "step_metrics") for job in jobs}
+    without = [job.id for job in done if job.result_files != [own[job.id]] or
+               own[job.id] not in files]  # fmt: skip
+    strangers = set(files) - set(own.values())
+    versions: dict[str, list[str]] = {}
+    for job in done:
+        name = registry.find(job.fine_tuned_model or "").name
+        versions[job.id] = [
+            version.reference for version in registry.versions(name)
+            if version.manifest.checkpoint is None
+        ]  # fmt: skip
+    several = {id_: found for id_, found in versions.items() if len(found) != 1}
+    for line in [*without[:5], *sorted(strangers)[:5], *list(several.items())[:5]]:
+        print(line, file=sys.stderr)
+    others = len(ids) - len(done) - len(lost)
+    report.add(at_most("jobs that neither succeeded nor lost their workers", others, 0))
+    report.add(at_most("succeeded jobs without a result file of their own", len(without), 0))
+    report.add(at_most("result files that are no job's", len(strangers), 0))
+    report.add(at_most("succeeded jobs with another number of versions than 1", len(several), 0))

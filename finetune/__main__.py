@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted.
 """
 
 import argparse
+import errno
 import json
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapters.errors import AdapterError, InvalidInput, NotFound
+from adapters.errors import AdapterError, InvalidInput, NotFound, StoreFailed
 from adapters.registry import Registry
 from finetune import sweep_command
 from finetune.command import prepare_process, tell_error, without_caches
@@ -56,9 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "plan":
             return plan(recipe, options, console)
         return run_steps(recipe, options, console)
-    except AdapterError as error:
-        _fail(error, options.json)
-        return 2 if isinstance(error, InvalidInput | NotFound) else 1
+    except (AdapterError, OSError) as error:
+        told = error if isinstance(error, AdapterError) else _full(error)
+        _fail(told, options.json)
+        return 2 if isinstance(told, InvalidInput | NotFound) else 1
     except KeyboardInterrupt:
         _say("interrupted; the same command with --resume goes on from the last finished step")
         return 130
@@ -243,6 +245,16 @@ def plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
         table.add_row(Text(f"base {name}"), "", Text(verdict))
     console.print(table)
     return 0
+
+
+def _full(error: OSError) -> StoreFailed:
+    """A disk without room is told as such; what else the system can't do is raised."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return StoreFailed(
+        f"the disk is full: {error.filename or error.strerror}",
+        hint="free some space; the same command with --resume goes on",
+    )
 
 
 def _fail(error: AdapterError, as_json: bool) -> None:

@@ -22,6 +22,7 @@ import yaml
 from adapters.bases import Base
 from adapters.errors import StoreFailed
 from adapters.home import Home
+from adapters.processes import bound
 from adapters.registry import Registry
 
 ENGINE_SETTINGS = ("dtype", "max_model_len", "kv_cache_gib", "lora_target_modules", "vllm_args")
@@ -29,6 +30,13 @@ ENGINE_SETTINGS = ("dtype", "max_model_len", "kv_cache_gib", "lora_target_module
 START_LIMIT_S = 1800.0
 _STOP_LIMIT_S = 60.0
 _LOG_LINES = 15
+
+
+class ServerFailed(StoreFailed):
+    """A server to measure on did not start, or does not answer: as a rule it never will."""
+
+    code = "server_failed"
+    retryable = False
 
 
 def own_registry(home: Home, place: Path, base: Base) -> Registry:
@@ -49,7 +57,7 @@ def serving(registry: Registry, base: Base, log: Path, say: Callable[[str], Any]
     """Serve a registry of its own while the block runs. Gives the server's address.
 
     Raises:
-        StoreFailed: the server did not start, with the end of its log.
+        ServerFailed: the server did not start, with the end of its log.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -63,8 +71,8 @@ def serving(registry: Registry, base: Base, log: Path, say: Callable[[str], Any]
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(),
-            start_new_session=True,
+            bound(command, signal.SIGTERM), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            env=_environment(), start_new_session=True,
         ) as process,
     ):  # fmt: skip
         try:
@@ -94,7 +102,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
             pass
         time.sleep(0.5)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-    raise StoreFailed(
+    raise ServerFailed(
         f"the server to measure on did not start:\n{tail}",
         hint="mend what it says, or measure in the trainer's process: evaluation.on_server=false",
     )

@@ -77,6 +77,8 @@ _MARKS = {
 class RunBusy(InvalidInput):
     """Another process holds the run's folder."""
 
+    code = "run_busy"
+
 
 class Run:
     """A recipe at work in its folder.

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 
 from adapters.bases import Base
-from adapters.errors import InvalidInput, StoreFailed
+from adapters.errors import InvalidInput
 from adapters.prompt import Task
 from adapters.registry import Version
 from finetune.config import Recipe
 from finetune.data import Row
 from finetune.measures import Outcome, measure
+from finetune.own_server import ServerFailed
 from finetune.subjects import Told
 
 START = "start"
@@ -92,13 +93,13 @@ class Served:
         """The answer as JSON.
 
         Raises:
-            StoreFailed: the server is not there.
+            ServerFailed: the server is not there.
             InvalidInput: it refuses, with its reason, or another version answered.
         """
         try:
             response = self.client.post(route, json={**body, "model": self.model})
         except httpx.HTTPError as error:
-            raise StoreFailed(
+            raise ServerFailed(
                 f"no answer from {self.client.base_url}: {error}",
                 hint="start `modiste serve`, or name its address with --server",
             ) from error

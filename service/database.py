@@ -127,9 +127,9 @@ class JobRow(Table):
     error: Mapped[dict[str, Any] | None]
     worker: Mapped[str | None]
     until: Mapped[float]
-    """Of the worker's lease, seconds since 1970."""
+    """Of the worker's lease, seconds since 1970 by the database's clock."""
     lost: Mapped[int]
-    """Workers that died at it."""
+    """Workers that died at it since its last new step."""
 
 
 class JobEventRow(Table):
@@ -139,6 +139,7 @@ class JobEventRow(Table):
     __table_args__ = (
         UniqueConstraint("id", name="uq_job_events_id"),
         UniqueConstraint("job", "key", name="uq_job_events_key"),
+        Index("ix_job_events_job", "job", "number"),
     )
     number: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str]
@@ -206,7 +207,7 @@ class BatchRow(Table):
     error_file: Mapped[str | None]
     server: Mapped[str | None]
     until: Mapped[float]
-    """Of the server's lease, seconds since 1970."""
+    """Of the server's lease, seconds since 1970 by the database's clock."""
     lost: Mapped[int]
     """Servers that died at it since its last finished line."""
 

@@ -127,17 +127,23 @@ class Files:
                 session.flush()
                 return _file(row)
         except BaseException:
-            self.contents.remove([row.id])
+            if id_ is None:  # else another may have kept it meanwhile
+                self.contents.remove([row.id])
             raise
 
-    def find(self, id_: str, project: str, param: str | None = None) -> File:
+    def find(
+        self, id_: str, project: str, param: str | None = None, *, expired: bool = False
+    ) -> File:
         """A project's file.
+
+        Args:
+            expired: also one that has expired, which is there while something needs it.
 
         Raises:
             FileNotFound: there is none, it has expired, or it is another project's.
         """
         with self._database.read() as session:
-            return _file(_row(session, id_, project, param))
+            return _file(_row(session, id_, project, param, expired=expired))
 
     def page(
         self, project: str, *, purpose: str | None, after: str | None, limit: int, rising: bool
@@ -230,9 +236,11 @@ def _lives() -> Any:
     return or_(FileRow.expires.is_(None), FileRow.expires > datetime.now(UTC))
 
 
-def _row(session: Session, id_: str, project: str, param: str | None) -> FileRow:
-    query = select(FileRow).where(FileRow.id == id_, FileRow.project == project, _lives())
-    row = session.scalar(query)
+def _row(
+    session: Session, id_: str, project: str, param: str | None, *, expired: bool = False
+) -> FileRow:
+    query = select(FileRow).where(FileRow.id == id_, FileRow.project == project)
+    row = session.scalar(query if expired else query.where(_lives()))
     if row is None:
         raise FileNotFound(
             f"no file {id_[:80]!r}", param=param or "file_id",
@@ -248,8 +256,14 @@ def _file(row: FileRow) -> File:
     )  # fmt: skip
 
 
+class ContentLost(StoreFailed):
+    """A file's content is not what was kept: to ask again is of no use."""
+
+    retryable = False
+
+
 def _altered(file: File) -> StoreFailed:
-    return StoreFailed(
+    return ContentLost(
         f"the content of {file.id} is missing or was altered",
         hint="upload the file again, and look at the disk or bucket that holds files_url",
     )

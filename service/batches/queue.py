@@ -9,7 +9,6 @@ out, and another server, or the same one after its start, goes on with the lines
 """
 
 import re
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -147,8 +146,8 @@ class Batches:
             own: batches that the server is at; their leases may have run out while the database
                 was away.
         """
-        now = time.time()
         with self._database.write() as session:
+            now = self._database.now(session)
             rows = list(session.scalars(select(BatchRow).where(BatchRow.status.in_(AT_WORK))))
             free = [row for row in rows if row.until < now and row.id not in own]
             if not free:
@@ -161,11 +160,10 @@ class Batches:
 
     def waiting(self) -> bool:
         """Whether a look at the queue is worth it."""
-        query = select(BatchRow.number).where(
-            BatchRow.status.in_(AT_WORK), BatchRow.until < time.time()
-        )
+        query = select(BatchRow.number).where(BatchRow.status.in_(AT_WORK)).limit(1)
         with self._database.read() as session:
-            return session.scalar(query.limit(1)) is not None
+            late = BatchRow.until < self._database.now(session)
+            return session.scalar(query.where(late)) is not None
 
     def begin(self, id_: str, server: str, total: int) -> BatchRow:
         """The file is read, lines are asked from now on.
@@ -195,7 +193,7 @@ class Batches:
         """
         with self._database.write() as session:
             row = _leased(session, id_, server)
-            row.until = time.time() + self.lease_s
+            row.until = self._database.now(session) + self.lease_s
             return row
 
     def keep(self, id_: str, server: str, place: str, completed: int, failed: int) -> BatchRow:
@@ -206,7 +204,7 @@ class Batches:
         """
         with self._database.write() as session:
             row = _leased(session, id_, server)
-            row.until = time.time() + self.lease_s
+            row.until = self._database.now(session) + self.lease_s
             kept = select(func.count()).select_from(BatchPartRow).where(BatchPartRow.batch == id_)
             number = session.scalar(kept) or 0
             session.add(BatchPartRow(batch=id_, number=number, place=place))

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 _COLUMNS = {
@@ -21,8 +22,11 @@ _OF_CHECKPOINTS = {
 
 
 def checkpoint_metrics(step: int, figures: Mapping[str, float]) -> dict[str, float]:
-    """What is known of a checkpoint; nothing of what was not measured."""
-    told = {name: figures[own] for own, name in _OF_CHECKPOINTS.items() if own in figures}
+    """What is known of a checkpoint; nothing of what was not measured, or is no number."""
+    told = {
+        name: figures[own] for own, name in _OF_CHECKPOINTS.items()
+        if own in figures and isfinite(figures[own])
+    }  # fmt: skip
     if "full_valid_loss" in told:
         told["valid_loss"] = told["full_valid_loss"]
     return {"step": step, **told}

@@ -2,68 +2,58 @@
 
 It begins the next job that memory allows (`room.py`). Each has a folder of its own, HOME/jobs/ID,
 in which `finetune run --resume` works as a child process. What it writes there is told as events;
-what the caller wants, and a sign of life, go by the lease. A worker that is told to end stops its
-children at their next step and gives the jobs back; one that is killed loses its leases, and
-another goes on from the last checkpoint.
+what the caller wants, and a sign of life, go by the lease (`leases.py`). A worker that is told to
+end stops its children at their next step and gives the jobs back; one that is killed loses its
+leases, and another goes on from the last checkpoint.
+
+What will pass, such as a database or a store that is away, is no failure of a job: it is given back
+and begun again after a pause.
 """
 
 import argparse
-import json
+import errno
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
 from contextlib import suppress
-from hashlib import sha256
 from math import inf
 from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
+from adapters.bases import Base
 from adapters.errors import AdapterError
-from adapters.registry import Registry, Version
+from adapters.registry import Registry
 from service.children import die_with_parent
 from service.database import JobRow
 from service.errors import BadRequest, ServiceError
-from service.files import About, Files
-from service.jobs.attempt import (
-    Attempt,
-    expected_end,
-    metrics_event,
-    planned_steps,
-    step_entries,
-    told_error,
-)
-from service.jobs.executors import STOPPED, Executor, Local, RayJobs
+from service.files import Files
+from service.jobs.attempt import Attempt
+from service.jobs.course import Course
+from service.jobs.executors import Executor, Local
+from service.jobs.folders import clear, sweep
+from service.jobs.leases import Leases
+from service.jobs.preparation import Preparation
 from service.jobs.queue import LEASE_S, Jobs, LeaseLost
-from service.jobs.results import checkpoint_metrics, metrics_csv
-from service.jobs.room import Lack, Need, Patience, gpu_memory, host_memory, lack, needed
-from service.jobs.states import (
-    CANCEL,
-    CANCELLED,
-    FAILED,
-    PAUSE,
-    SUCCEEDED,
-    Outcome,
-    Told,
-)
+from service.jobs.ray_jobs import RayJobs
+from service.jobs.room import Lack, Memory, Need, Patience, gpu_memory, host_memory, lack, needed
+from service.jobs.setbacks import Setbacks
+from service.jobs.states import ENDED, FAILED, Outcome
+from service.jobs.success import Success
 from service.uses import USES
 
 logger = logging.getLogger("modiste.worker")
 
 POLL_S = 0.5
-RENEWALS = 6
-"""Of a lease before it would run out."""
 LOOK_AGAIN_S = 5.0
-"""After a look at jobs none of which had room."""
+"""After a look at jobs none of which had room, or that failed."""
+AGAIN_S = 2.0
+"""After a look at a job at work that failed."""
 LOOKED_AT = 50
 """Jobs in line that are looked at for one that has room."""
-_CHOOSING = {"training.best_by", "training.patience"}
-"""Settings by which the validation file chooses the adapter, and can't judge it any more."""
-KEPT_EPOCHS = 2
-"""Adapters of the ends of epochs that are models beside the final one."""
+ORPHANS_EVERY_S, SWEEP_EVERY_S = 60.0, 3600.0
 
 
 class Worker:
@@ -89,13 +79,19 @@ class Worker:
         self.jobs = Jobs(registry.database, lease_s)
         self.files = Files(registry.database, registry.home, USES)
         self._executor: Executor = Local() if executor is None else executor
+        self._preparation = Preparation(registry, self.files)
         self.ending = False
         self._attempts: list[Attempt] = []
-        self._patience, self._look_again = Patience(), 0.0
+        self._leases, self._setbacks = Leases(self.jobs, self.id), Setbacks()
+        success = Success(registry, self.files, self.jobs, self.id)
+        self._course = Course(self.jobs, self.id, self._leases, self._setbacks, success)
+        self._patience, self._look_again, self._reach_again = Patience(), 0.0, 0.0
+        self._orphans_due = self._sweep_due = 0.0
 
     def run(self) -> None:
         """Work until `ending` is set, then give back what is not done."""
         logger.info("%s waits for jobs", self.id)
+        self._leases.start()
         until = inf
         while not (self.ending and not self._attempts):
             if self.ending and until == inf:
@@ -106,51 +102,47 @@ class Worker:
                 if time.monotonic() > until:
                     attempt.trainer.kill()  # the next worker goes on from the last checkpoint
                 self._look_after(attempt)
-            if not self.ending and len(self._attempts) < self.at_once:
-                try:
+            self._give_back_owed()
+            if not self.ending:
+                self._clean()
+                if len(self._attempts) < self.at_once:
                     self._begin_next()
-                except (AdapterError, ServiceError, OSError) as error:
-                    logger.warning("no job was begun: %s", error)
             time.sleep(POLL_S)
-
-    def _look_after(self, attempt: Attempt) -> None:
-        try:
-            if self._poll(attempt):
-                self._attempts.remove(attempt)
-        except LeaseLost:
-            logger.warning("%s is another worker's now", attempt.job.id)
-            attempt.trainer.leave()
-            self._attempts.remove(attempt)
-        except (AdapterError, ServiceError) as error:  # the database or the store is away
-            logger.warning("%s: %s", attempt.job.id, error)
-        except Exception:  # one job must not end the others
-            logger.exception("%s is given up here", attempt.job.id)
-            attempt.trainer.leave()
-            self._attempts.remove(attempt)
-            with suppress(LeaseLost, AdapterError):
-                self.jobs.lose(attempt.job.id, self.id)
+        self._leases.close()
+        self._reach_again = 0.0
+        self._give_back_owed()
 
     # beginning
 
     def _begin_next(self) -> None:
         """Begin the first job in line that memory allows."""
         now = time.monotonic()
-        if any(now - attempt.renewed > self.jobs.lease_s for attempt in self._attempts):
-            return  # the database was away: what is at work here would look as if its worker died
-        if now < self._look_again or not self.jobs.waiting():
+        if now < self._reach_again:
             return
+        try:
+            if self._leases.steady:
+                self.jobs.put_back_late([*self._leases.held(), *self._setbacks.owed])
+            line = self.jobs.line(LOOKED_AT, self._setbacks.paused())
+            self._leases.reached()
+            if line and now >= self._look_again:
+                self._look_at(line)
+        except Exception as error:  # noqa: BLE001 - told; it is tried again
+            self._leases.failed()
+            self._reach_again = time.monotonic() + LOOK_AGAIN_S
+            _tell_of(error, "no job was begun")
+
+    def _look_at(self, line: list[JobRow]) -> None:
         bases = {base.name: base for base in self.registry.bases()}
         host, gpu = host_memory(), gpu_memory()
         alone = not self.jobs.at_work(self._machine)
-        for waiting in self.jobs.line(LOOKED_AT):
-            base, settings = bases.get(waiting.order["base"]), waiting.order["settings"]
-            run = self._folder(waiting) / "run"
-            # a base that is not there any more is the trainer's to refuse
-            need = Need() if base is None else needed(base, settings, run, host, gpu)
-            room = self._executor.shares_memory
-            lacking = lack(need, self._attempts, host, gpu) if room else None
+        for waiting in line:
+            try:
+                need, lacking = self._room(waiting, bases.get(waiting.order["base"]), host, gpu)
+            except Exception as error:  # noqa: BLE001 - of this job: the others are begun
+                self._take_up(waiting, error)
+                continue
             if lacking is None or lacking.for_ever:
-                if self._take_up(waiting, need, lacking):
+                if self._take_up(waiting, need if lacking is None else _too_large(lacking)):
                     return
                 continue  # another worker's by now
             self._look_again = time.monotonic() + LOOK_AGAIN_S
@@ -158,19 +150,39 @@ class Worker:
             if self._patience.keeps_room(waiting.id, alone=alone):
                 return
 
-    def _take_up(self, waiting: JobRow, need: Need, lacking: Lack | None) -> bool:
-        """Begin a job, or fail it where it never can; whether it was this worker's to take."""
+    def _room(
+        self, waiting: JobRow, base: Base | None, host: Memory, gpu: Memory | None
+    ) -> tuple[Need, Lack | None]:
+        """What a job needs, and what of it is not there."""
+        settings, run = waiting.order["settings"], self._folder(waiting) / "run"
+        # a base that is not there any more is the trainer's to refuse
+        need = Need() if base is None else needed(base, settings, run, host, gpu)
+        room = self._executor.shares_memory
+        return need, lack(need, self._attempts, host, gpu) if room else None
+
+    def _take_up(self, waiting: JobRow, how: Need | Exception) -> bool:
+        """Begin a job, or say why it can't be; whether it was this worker's to take."""
+        began = time.monotonic()
+        self._setbacks.owe(waiting.id)  # where the answer is lost, nobody else would know
         job = self.jobs.lease(self.id, waiting.id)
+        self._setbacks.settle(waiting.id)
         if job is None:
             return False
+        lease = self._leases.hold(job.id, began)
         self._patience.begun(job.id)
         try:
-            if lacking is not None:
-                raise _too_large(lacking)
+            if isinstance(how, Exception):
+                raise how
             logger.info("begins %s", job.id)
-            self._attempts.append(self._begin(job, need))
-        except (AdapterError, ServiceError) as error:
-            self._fail(job, error)
+            attempt = self._begin(job, how)
+        except LeaseLost:
+            self._leases.let_go(job.id)
+            self._setbacks.owe(job.id)
+        except Exception as error:  # noqa: BLE001 - of this job alone
+            self._stumble(job, error)
+        else:
+            lease.stop = attempt.trainer.leave
+            self._attempts.append(attempt)
         return True
 
     def _folder(self, job: JobRow) -> Path:
@@ -178,156 +190,132 @@ class Worker:
 
     def _begin(self, job: JobRow, need: Need) -> Attempt:
         folder = self._folder(job)
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {"training.keep_epochs": KEPT_EPOCHS, **job.order["settings"]}
-        settings |= {
-            "name": self._name(job), "project": job.project, "base": job.order["base"],
-            "data.train": str(self._fetch(job, job.training_file, folder, "training")),
-        }  # fmt: skip
-        if job.validation_file is not None:
-            place = self._fetch(job, job.validation_file, folder, "validation")
-            settings["data.validation"] = str(place)
-            if not settings.keys() & _CHOOSING:
-                settings["data.test"] = str(place)
-        if "parent" in job.order:
-            settings["parent"] = job.order["parent"]
-        command = [
-            sys.executable, "-m", "finetune", "run", job.order["recipe"], "--resume", "--json",
-            "--folder", str(folder / "run"), "--home", str(self.registry.home.root),
-            *(f"--set={name}={json.dumps(value)}" for name, value in settings.items()),
-        ]  # fmt: skip
+        command = self._preparation.command(job, folder)
+        told = self.jobs.last_step(job.id)
+        lease = self._leases.of(job.id)
+        if lease is None or lease.gone:  # while its files were fetched
+            raise LeaseLost(job.id)
         trainer = self._executor.start(job.id, command, folder, need)
-        return Attempt(job, folder, trainer, need)
-
-    def _fetch(self, job: JobRow, file_id: str, folder: Path, role: str) -> Path:
-        """A copy of a file's content, under a name that tells its format."""
-        file = self.files.find(file_id, job.project, f"{role}_file")
-        place = folder / f"{role}{Path(file.filename).suffix.lower()}"
-        if not place.exists():
-            partial = place.with_name(f".{place.name}.partial")
-            with self.files.content(file) as content:
-                shutil.copyfile(content, partial)
-            partial.replace(place)
-        return place
-
-    def _name(self, job: JobRow) -> str:
-        """The adapter's name: the suffix, unless that is another project's or task's."""
-        wanted = job.suffix or "tuned"
-        own = f"{wanted[:55]}-{sha256(job.id.encode()).hexdigest()[:8]}"
-        if job.suffix is None:
-            return own
-        try:
-            other = next(r for r in self.registry.adapters() if r.name == wanted)
-        except StopIteration:
-            return wanted
-        task = job.order["settings"]["task"]
-        return wanted if (other.project, other.task) == (job.project, task) else own
+        return Attempt(job, folder, trainer, need, told=told)
 
     # on the way
 
-    def _poll(self, attempt: Attempt) -> bool:
-        """Tell what is new; whether the job is done with here."""
-        code = attempt.trainer.poll()
-        now = time.monotonic()
-        self._tell(attempt)
-        if now - attempt.renewed > self.jobs.lease_s / RENEWALS and code is None:
-            wanted = self.jobs.renew(attempt.job.id, self.id, attempt.ends)
-            attempt.renewed = now
-            if wanted is not None:
-                attempt.stop(wanted)
-        if code is None:
-            return False
-        self._end(attempt, code)
-        return True
+    def _look_after(self, attempt: Attempt) -> None:
+        job = attempt.job
+        lease = self._leases.of(job.id)
+        if lease is not None and lease.gone:
+            self._leave(attempt)
+        elif time.monotonic() >= attempt.again:
+            try:
+                done = self._course.poll(attempt)
+            except LeaseLost:
+                self._leave(attempt)
+            except Exception as error:  # noqa: BLE001 - one job must not end the others
+                if _passes(error):
+                    attempt.again = time.monotonic() + AGAIN_S
+                    logger.warning("%s: %s", job.id, error)
+                else:
+                    attempt.trainer.leave()
+                    self._attempts.remove(attempt)
+                    self._stumble(job, error)
+            else:
+                if done:
+                    self._let_go(attempt)
 
-    def _tell(self, attempt: Attempt) -> None:
-        """Tell of the steps since the last time, and of what else happened."""
-        run = attempt.folder / "run"
-        if not (run / "preflight.json").is_file():
+    def _let_go(self, attempt: Attempt) -> None:
+        """The job is done with here: ended, or in the queue again."""
+        self._attempts.remove(attempt)
+        self._leases.let_go(attempt.job.id)
+        self._clear(attempt.job)
+
+    def _leave(self, attempt: Attempt) -> None:
+        """The job may be another worker's by now: nothing here may go on with it."""
+        logger.warning("the lease of %s is lost", attempt.job.id)
+        attempt.trainer.leave()
+        self._attempts.remove(attempt)
+        self._leases.let_go(attempt.job.id)
+        self._setbacks.owe(attempt.job.id)  # where it is nobody else's, it was not lost
+
+    def _stumble(self, job: JobRow, error: Exception) -> None:
+        """A job could not be begun, or gone on with: give it back where that passes, or fail it."""
+        self._leases.let_go(job.id)
+        self._setbacks.owe(job.id, f"Waiting: {_in_words(error)}")
+        if _passes(error):
+            logger.warning("%s waits: %s", job.id, error)
+            self._setbacks.pause(job.id)
+            self._look_again = time.monotonic() + LOOK_AGAIN_S
+            self._give_back_owed()
             return
-        entries = step_entries(run / "metrics.jsonl")
-        fresh = [entry for entry in entries if entry["step"] > attempt.told]
-        trained = (run / "adapter").is_dir()
-        if not fresh and attempt.running and trained == attempt.trained:
-            return
-        steps = planned_steps(run)
-        events = [Told("running", "The files are valid, training begins")]
-        events += [metrics_event(entry, steps) for entry in fresh]
-        if trained:
-            events.append(Told("trained", "Training is done; the model is evaluated"))
-        tokens = sum(entry["tokens"] for entry in entries)
-        self.jobs.tell(attempt.job.id, self.id, events, running=True, trained_tokens=tokens)
-        attempt.running, attempt.trained = True, trained
-        if fresh:
-            attempt.told = fresh[-1]["step"]
-            attempt.ends = expected_end(entries, steps)
-
-    # the end
-
-    def _end(self, attempt: Attempt, code: int) -> None:
-        job = attempt.job
-        if code == 0:
-            self._succeed(attempt)
-        elif code == STOPPED or (attempt.stopping is not None and code < 0):
-            self._stopped(attempt)
-        elif code < 0:
-            self.jobs.lose(job.id, self.id)
+        if isinstance(error, AdapterError | ServiceError):
+            told = {"code": str(error.code), "message": error.message, "param": error.param}
         else:
-            error = told_error(attempt.folder / "printed")
-            outcome = Outcome(FAILED, error=error)
-            self.jobs.end(job.id, self.id, outcome)
-        logger.info("%s ended with %s", job.id, code)
-
-    def _stopped(self, attempt: Attempt) -> None:
-        job = attempt.job
-        wanted = self.jobs.renew(job.id, self.id)
-        if wanted == CANCEL:
-            self.jobs.end(job.id, self.id, Outcome(CANCELLED))
-            shutil.rmtree(attempt.folder, ignore_errors=True)
-        elif wanted == PAUSE:
-            self.jobs.rest(job.id, self.id)
-        else:
-            self.jobs.give_back(job.id, self.id)
-
-    def _succeed(self, attempt: Attempt) -> None:
-        job = attempt.job
-        published = json.loads((attempt.folder / "run" / "published.json").read_text())
-        version = self.registry.find(published["version"])
-        for kept in published.get("checkpoints", []):
-            figures = checkpoint_metrics(kept["step"], kept["metrics"])
-            model = kept["fine_tuned_model"]
-            self.jobs.add_checkpoint(job.id, self.id, kept["step"], model, figures)
-        events = [self._promote(job, version)] if job.order["promote"] else []
-        made = self._result_file(attempt)
-        events.append(Told("model", f"New fine-tuned model created: {version.fine_tuned_model}"))
-        outcome = Outcome(SUCCEEDED, model=version.fine_tuned_model, result_file=made)
-        self.jobs.end(job.id, self.id, outcome, events)
-
-    def _promote(self, job: JobRow, version: Version) -> Told:
-        """Let the version go live; what its gate forbids is told, and the job succeeds."""
-        try:
-            self.registry.promote(version.reference, who=job.caller, why=f"job {job.id}")
-        except AdapterError as error:
-            return Told("promoted", f"Not promoted: {error.message}", level="warn")
-        return Told("promoted", f"{version.reference} is promoted")
-
-    def _result_file(self, attempt: Attempt) -> str:
-        """The metrics of every step as a CSV file; made once, whatever dies in between."""
-        mark = attempt.folder / "result_file"
-        if mark.is_file():
-            return mark.read_text()
-        table = attempt.folder / "step_metrics.csv"
-        table.write_text(metrics_csv(step_entries(attempt.folder / "run" / "metrics.jsonl")))
-        about = About(attempt.job.project, "step_metrics.csv", "fine-tune-results")
-        made = self.files.add(table, about)
-        mark.write_text(made.id)
-        return made.id
-
-    def _fail(self, job: JobRow, error: AdapterError | ServiceError) -> None:
-        code = str(getattr(error, "code", "failed"))
-        told = {"code": code, "message": error.message, "param": error.param}
-        with suppress(LeaseLost):
+            logger.error("%s is given up", job.id, exc_info=error)
+            message = "the worker failed at this job; its log has the reason"
+            told = {"code": "worker_failed", "message": message, "param": None}
+        with suppress(LeaseLost, AdapterError):  # where the database is away it comes again
             self.jobs.end(job.id, self.id, Outcome(FAILED, error=told))
+            self._setbacks.settle(job.id)
+            self._clear(job)
+
+    def _give_back_owed(self) -> None:
+        """Give back jobs that are in no hands here, as soon as the database can be reached."""
+        if time.monotonic() < self._reach_again:
+            return
+        for id_, why in list(self._setbacks.owed.items()):
+            try:
+                self.jobs.give_back(id_, self.id, why)
+            except LeaseLost:
+                pass
+            except Exception as error:  # noqa: BLE001 - told; it is tried again
+                self._leases.failed()
+                self._reach_again = time.monotonic() + LOOK_AGAIN_S
+                _tell_of(error, f"{id_} was not given back")
+                return
+            self._setbacks.settle(id_)
+
+    # folders and trainers that are left
+
+    def _clear(self, job: JobRow) -> None:
+        try:
+            if self.jobs.statuses([job.id]).get(job.id) in ENDED:
+                clear(self._folder(job))
+        except Exception as error:  # noqa: BLE001 - told; it is done when all are looked at
+            _tell_of(error, f"the folder of {job.id} was not cleared")
+
+    def _clean(self) -> None:
+        """What is left of jobs that ended elsewhere, or while no worker was there."""
+        now = time.monotonic()
+        try:
+            if now >= self._orphans_due:
+                self._orphans_due = now + ORPHANS_EVERY_S
+                self._executor.stop_orphans(self.jobs.statuses)
+            if now >= self._sweep_due:
+                self._sweep_due = now + ORPHANS_EVERY_S
+                sweep(self.registry.home.jobs, self.jobs.statuses)
+                self._sweep_due = now + SWEEP_EVERY_S
+        except Exception as error:  # noqa: BLE001 - told; it is tried again
+            _tell_of(error, "what jobs left was not cleaned up")
+
+
+def _in_words(error: Exception) -> str:
+    """An error as a caller may read it: without places on this machine."""
+    if isinstance(error, OSError):
+        return error.strerror or "the worker's machine or network failed"
+    return str(getattr(error, "message", error))
+
+
+def _tell_of(error: Exception, what: str) -> None:
+    if _passes(error):
+        logger.warning("%s: %s", what, error)
+    else:
+        logger.error("%s", what, exc_info=error)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error says nothing of the job at which it came, such as a full disk."""
+    if isinstance(error, OSError):
+        return error.errno != errno.E2BIG  # what the job asks for is too long, and stays so
+    return bool(getattr(error, "retryable", False))
 
 
 def _too_large(lacking: Lack) -> BadRequest:
@@ -376,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--executor ray-jobs needs --ray-address")
     try:
         ray = options.executor == "ray-jobs"
-        executor = RayJobs(options.ray_address, options.ray_cpus) if ray else Local()
+        executor: Executor = RayJobs(options.ray_address, options.ray_cpus) if ray else Local()
         worker = Worker(
             Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s),
             max(0.0, options.grace_s), executor,

@@ -1,11 +1,15 @@
 """The process that trains: how it is started."""
 
+import errno
+import json
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+import finetune.__main__
 
 PROGRAM = """
 import os
@@ -37,3 +41,19 @@ def test_glibcs_caches_are_off_for_the_process_and_not_for_what_it_starts() -> N
 def test_settings_of_glibc_that_are_there_are_kept() -> None:
     mine = "glibc.malloc.arena_max=2"
     assert told(os.environ | {"GLIBC_TUNABLES": mine}) == [mine, mine]
+
+
+def test_a_full_disk_is_told_as_what_passes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(finetune.__main__, "chosen_recipe", fail)
+    assert finetune.__main__.main(["run", "generate", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "store_failed"
+    error.errno = errno.EACCES
+    with pytest.raises(OSError, match="No space"):
+        finetune.__main__.main(["run", "generate", "--json"])

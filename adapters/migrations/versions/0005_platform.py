@@ -105,6 +105,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name="uq_job_events_id"),
         sa.UniqueConstraint("job", "key", name="uq_job_events_key"),
     )
+    op.create_index("ix_job_events_job", "job_events", ["job", "number"])
     op.create_table(
         "job_checkpoints",
         sa.Column("number", sa.Integer, primary_key=True),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from adapters.connect import Database
 from adapters.registry import Registry
 from service.batches import queue
 from service.batches.queue import (
@@ -71,7 +72,7 @@ def test_a_dead_servers_batch_goes_to_another(
     batches.begin(batch.id, "dead", 5)
     batches.keep(batch.id, "dead", "k1", 2, 0)
     later = time.time() + queue.LEASE_S + 1
-    monkeypatch.setattr(queue.time, "time", lambda: later)
+    monkeypatch.setattr(Database, "now", lambda *_: later)
     assert batches.waiting()
     again = leased(batches, "s")
     assert (again.status, again.completed, again.lost) == (IN_PROGRESS, 2, 1)
@@ -91,7 +92,7 @@ def test_a_server_takes_no_batch_that_it_is_at(
     batch = batches.create(new())
     leased(batches, "s")
     later = time.time() + queue.LEASE_S + 1
-    monkeypatch.setattr(queue.time, "time", lambda: later)
+    monkeypatch.setattr(Database, "now", lambda *_: later)
     assert batches.lease("s", [batch.id]) is None
     assert batches.renew(batch.id, "s").lost == 0
 

@@ -5,12 +5,14 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event, inspect
 
 from adapters.registry import Registry
 from service.database import JobRow
@@ -30,6 +32,7 @@ from service.jobs.states import (
     Outcome,
     Told,
 )
+from tests.postgres import Postgres
 
 DEEDS = ["lease", "tell", "rest", "end", "lose", "back", "cancel", "pause", "resume"]
 
@@ -187,9 +190,12 @@ class TestWorkersThatDie:
     def test_a_lost_job_goes_to_another_worker(self, jobs: Jobs) -> None:
         job = jobs.create(order())
         jobs.lease("first")
-        assert not jobs.waiting()
+        jobs.put_back_late()
+        assert jobs.line(9) == []
         time.sleep(0.06)
-        assert jobs.waiting()
+        jobs.put_back_late([job.id])  # which is in the asker's own hands
+        assert jobs.line(9) == []
+        jobs.put_back_late()
         again = jobs.lease("second")
         assert again is not None
         assert (again.id, again.lost) == (job.id, 1)
@@ -202,6 +208,7 @@ class TestWorkersThatDie:
         for number in range(MOST_LOST):
             assert jobs.lease(f"w{number}") is not None
             time.sleep(0.06)
+            jobs.put_back_late()
         assert jobs.lease("last") is None
         failed = jobs.find(job.id, "ours")
         assert failed.status == FAILED
@@ -216,8 +223,29 @@ class TestWorkersThatDie:
         jobs.lease("w")
         getattr(jobs, wanted)(job.id, "ours")
         time.sleep(0.06)
-        assert jobs.lease("other") is None
+        jobs.put_back_late()
         assert status(jobs, job) == ends
+
+    @pytest.mark.parametrize(("wanted", "ends"), [("cancel", CANCELLED), ("pause", PAUSED)])
+    def test_what_is_wanted_after_the_worker_died_is_done_at_once(
+        self, jobs: Jobs, wanted: str, ends: str
+    ) -> None:
+        job = jobs.create(order())
+        jobs.lease("w")
+        time.sleep(0.06)
+        assert getattr(jobs, wanted)(job.id, "ours").status == ends
+        assert status(jobs, job) == ends
+
+    def test_a_new_step_forgets_the_deaths_before_it(self, jobs: Jobs) -> None:
+        job = jobs.create(order())
+        for further, left in ((1, QUEUED), (2, QUEUED), (2, FAILED)):
+            step = Told(f"step-{further}", "-", type="metrics", data={"step": further})
+            for _ in range(MOST_LOST - 1):
+                if jobs.lease("w") is not None:
+                    jobs.tell(job.id, "w", [step])  # is new the first time alone
+                    jobs.lose(job.id, "w")
+            assert status(jobs, job) == left
+        assert jobs.last_step(job.id) == 2
 
     def test_a_lease_that_is_renewed_lasts(self, jobs: Jobs) -> None:
         job = jobs.create(order())
@@ -262,6 +290,33 @@ def test_the_line_is_the_order_in_which_jobs_are_taken(jobs: Jobs) -> None:
     assert (jobs.at_work("here-"), jobs.at_work("there-"), jobs.at_work("her%")) == (1, 0, 0)
 
 
+def test_the_projects_take_turns_in_the_line(jobs: Jobs) -> None:
+    many = [jobs.create(order("many")) for _ in range(5)]
+    few = [jobs.create(order(project)) for project in ("few", "other", "few")]
+    wanted = [many[0], few[0], few[1], many[1], few[2], *many[2:]]
+    assert [job.id for job in jobs.line(9)] == [job.id for job in wanted]
+    assert jobs.lease("w", many[0].id) is not None
+    assert [job.id for job in jobs.line(4)] == [job.id for job in [*few[:2], many[1], few[2]]]
+    assert [job.id for job in jobs.line(2, [few[0].id])] == [few[1].id, few[2].id]
+
+
+def test_of_thousands_that_wait_few_are_read(jobs: Jobs) -> None:
+    for _ in range(20):
+        jobs.create(order())
+    read: list[JobRow] = []
+
+    def loaded(row: JobRow, _: Any) -> None:
+        read.append(row)
+
+    event.listen(JobRow, "load", loaded)
+    try:
+        line = jobs.line(2)
+        assert jobs.lease("w", line[0].id) is not None
+    finally:
+        event.remove(JobRow, "load", loaded)
+    assert len(read) == 3
+
+
 def test_a_certain_job_is_taken_by_one_worker(jobs: Jobs) -> None:
     first, second = jobs.create(order()), jobs.create(order())
     taken = jobs.lease("w", second.id)
@@ -276,7 +331,67 @@ def test_a_job_whose_worker_died_is_in_line_again(jobs: Jobs) -> None:
     job = quick.create(order())
     quick.lease("w")
     time.sleep(0.03)
+    quick.put_back_late()
     assert [waiting.id for waiting in quick.line(9)] == [job.id]
+
+
+def test_what_is_wanted_is_done_before_a_job_is_given_back(jobs: Jobs) -> None:
+    now = datetime.now(UTC)
+    for wanted, ends in (("cancel", CANCELLED), ("pause", PAUSED), (None, QUEUED)):
+        job = jobs.create(order())
+        jobs.lease("w", job.id)
+        jobs.renew_all("w", {job.id: now})
+        assert jobs.find(job.id, "ours").ends == now
+        if wanted is not None:
+            getattr(jobs, wanted)(job.id, "ours")
+        assert jobs.give_back(job.id, "w", "Waiting") == ends
+        found = jobs.find(job.id, "ours")
+        assert (found.status, found.wanted, found.ends, found.worker) == (ends, None, None, None)
+        assert ("Waiting" in messages(jobs, job)) == (wanted is None)
+
+
+@pytest.mark.parametrize("deed", ["rest", "lose"])
+def test_nothing_is_expected_of_a_job_that_is_not_at_work(jobs: Jobs, deed: str) -> None:
+    job = jobs.create(order())
+    jobs.lease("w")
+    jobs.renew_all("w", {job.id: datetime.now(UTC)})
+    getattr(jobs, deed)(job.id, "w")
+    assert jobs.find(job.id, "ours").ends is None
+
+
+def test_leases_go_by_the_databases_clock(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODISTE_DATABASE_URL", postgres.ready())
+    jobs = Jobs(Registry.open(tmp_path).database)
+    jobs.create(order())
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)  # a machine that is late
+    job = jobs.lease("late")
+    assert job is not None
+    assert abs(job.until - jobs.lease_s - real()) < 5
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)  # and one that is early
+    jobs.put_back_late()
+    assert jobs.find(job.id, "ours").worker == "late"
+
+
+def test_what_no_database_takes_is_told_without_it(jobs: Jobs) -> None:
+    job = jobs.create(order())
+    jobs.lease("w")
+    jobs.tell(job.id, "w", [Told("odd", "a\0b\ud800c\N{SNOWMAN}")])
+    error = {"code": "c", "message": "m\0" + "x" * 9000, "param": None}
+    jobs.end(job.id, "w", Outcome(FAILED, error=error))
+    assert messages(jobs, job)[2] == "a\N{REPLACEMENT CHARACTER}b?c\N{SNOWMAN}"
+    found = jobs.find(job.id, "ours")
+    assert found.error is not None
+    assert found.error["param"] is None
+    assert found.error["message"] == "m\N{REPLACEMENT CHARACTER}" + "x" * 3998
+    assert len(messages(jobs, job)[-1]) <= 4000
+
+
+def test_events_of_a_job_have_an_index_in_their_order(registry: Registry) -> None:
+    indexes = inspect(registry.database.engine).get_indexes("job_events")
+    assert ["job", "number"] in [index["column_names"] for index in indexes]
 
 
 def test_why_a_job_waits_is_told_once_a_wait(jobs: Jobs) -> None:

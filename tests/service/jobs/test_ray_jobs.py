@@ -15,7 +15,7 @@ import pytest
 
 from adapters.errors import InvalidInput
 from bench.servers import free_port
-from service.jobs.executors import RayJobs
+from service.jobs.ray_jobs import RayJobs
 from service.jobs.worker import main
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk
@@ -44,6 +44,8 @@ def training(client: openai.OpenAI) -> str:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A head with its dashboard, on 127.0.0.1 alone; its folder has a short path, for sockets."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_MODE", "disabled")  # newer ones ask for a token
     folder = Path(f"/tmp/ray-test-{os.getpid()}")
     port = free_port()
     command = [
@@ -65,6 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert head.poll() is None, Path(log.name).read_text()[-3000:]
             time.sleep(0.3)
     yield url
+    patch.undo()
     os.killpg(head.pid, signal.SIGTERM)
     try:
         head.wait(30)

@@ -18,6 +18,7 @@ from adapters.registry import Registry
 from service.database import JobRow
 from service.jobs import room, worker
 from service.jobs.attempt import Attempt
+from service.jobs.executors import LocalTrainer
 from service.jobs.queue import Jobs, Order
 from service.jobs.room import (
     GIB,
@@ -262,7 +263,9 @@ def site(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(worker, "gpu_memory", lambda: None)
     monkeypatch.setattr(worker, "needed", lambda base, *_: Need(needs[base.name]))
     monkeypatch.setattr(room, "_resident", lambda _pid: 0)
-    monkeypatch.setattr(made, "_begin", lambda job, need: Attempt(job, tmp_path, child, need))
+    monkeypatch.setattr(
+        made, "_begin", lambda job, need: Attempt(job, tmp_path, LocalTrainer(child), need)
+    )
     yield site
     child.kill()
     child.wait()

@@ -1,6 +1,7 @@
 """A real worker with the real trainer on the tiny base."""
 
 import csv
+import fcntl
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from adapters.registry import Registry
 from service.database import JobRow
 from service.jobs.attempt import Attempt
+from service.jobs.executors import LocalTrainer
 from service.jobs.queue import Order
 from service.jobs.room import Need
 from service.jobs.worker import Worker
@@ -173,7 +175,8 @@ def test_cancel_and_pause_act_within_a_step_and_resume_goes_on(
     counted = Counter(steps_told(client, job.id))
     assert set(counted.values()) == {1}
     assert sorted(counted) == list(range(1, len(counted) + 1))
-    assert not (served.registry.home.jobs / job.id).exists()
+    left = served.registry.home.jobs / job.id
+    assert [entry.name for entry in left.iterdir()] == ["log"]
 
 
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM])
@@ -215,12 +218,30 @@ def test_a_trainer_that_does_not_stop_in_time_leaves_its_job_to_the_next_worker(
         assert child.stdout is not None
         child.stdout.readline()
         worker.ending = True
-        return Attempt(job, tmp_path, child, need)
+        return Attempt(job, tmp_path, LocalTrainer(child), need)
 
     monkeypatch.setattr(worker, "_begin", begin)
     worker.run()
     left = worker.jobs.find(job.id, "ours")
     assert (left.status, left.lost, left.worker) == ("queued", 0, None)
+
+
+def test_a_job_whose_folder_another_trainer_holds_waits(
+    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
+) -> None:
+    job = create(client, training)
+    run = served.registry.home.jobs / job.id / "run"
+    run.mkdir(parents=True)
+    with (run / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        start_worker()
+        deadline = time.monotonic() + WAIT_S
+        while not (told := [e for e in events(client, job.id) if e.message.startswith("Waiting")]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert (told[0].level, "another process works on the run" in told[0].message) == ("warn", True)
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+    client.fine_tuning.jobs.cancel(job.id)
 
 
 def _children(pid: int) -> list[int]:
