@@ -125,9 +125,11 @@ def metrics_event(entry: dict[str, Any], steps: int | None) -> Told:
     of = "" if steps is None else f"/{steps}"
     # what is no number can't be told in JSON
     data = {"step": step, "train_loss": loss if isfinite(loss) else None, "total_steps": steps}
-    return Told(
-        f"step-{step}", f"Step {step}{of}: training loss={loss:.4f}", type="metrics", data=data
-    )
+    message = f"Step {step}{of}: training loss={loss:.4f}"
+    if (held_out := entry.get("validation_loss")) is not None:
+        data["valid_loss"] = held_out if isfinite(held_out) else None
+        message += f", validation loss={held_out:.4f}"
+    return Told(f"step-{step}", message, type="metrics", data=data)
 
 
 def told_error(printed: Path) -> dict[str, Any]:

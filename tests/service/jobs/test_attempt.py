@@ -151,3 +151,10 @@ class TestToldError:
 def test_figures_that_are_no_numbers_are_not_told_of_a_checkpoint() -> None:
     figures = {"loss": 1.0, "validation_loss": float("nan")}
     assert checkpoint_metrics(3, figures) == {"step": 3, "train_loss": 1.0}
+
+
+def test_the_loss_of_the_validation_file_is_told_where_it_was_measured() -> None:
+    told = metrics_event({"step": 2, "loss": 1.5, "validation_loss": 1.25}, 4)
+    assert told.message == "Step 2/4: training loss=1.5000, validation loss=1.2500"
+    assert told.data == {"step": 2, "train_loss": 1.5, "total_steps": 4, "valid_loss": 1.25}
+    assert "valid_loss" not in (metrics_event({"step": 1, "loss": 1.5}, 4).data or {})

@@ -319,3 +319,22 @@ def test_settings_of_the_caller_say_what_is_kept(
     (kept,) = client.fine_tuning.jobs.checkpoints.list(done.id).data
     assert kept.fine_tuned_model_checkpoint == done.fine_tuned_model
     assert len(served.registry.versions("alone")) == 1
+
+
+def test_the_validation_files_loss_is_told_and_the_model_measured_on_it(
+    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
+) -> None:
+    lines = b"".join(
+        b'{"prompt": "tell %d", "completion": "file %d"}\n' % (n, n) for n in range(12)
+    )
+    held_out = client.files.create(file=("v.jsonl", lines), purpose="fine-tune").id
+    job = create(client, training, suffix="validated", validation_file=held_out)
+    start_worker()
+    done = until(client, job.id)
+    assert done.status == "succeeded", done.error
+    told = [event.data.get("valid_loss") for event in events(client, job.id) if event.data]
+    assert [value is not None for value in told] == [False, True] * 3  # at every checkpoint
+    datasets = served.registry.find(done.fine_tuned_model).manifest.datasets
+    assert {(one.split, one.examples) for one in datasets if one.split != "train"} == {
+        ("validation", 12), ("test", 12),
+    }  # fmt: skip
