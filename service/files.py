@@ -23,7 +23,7 @@ from adapters.connect import Database
 from adapters.digests import digest_file
 from adapters.errors import StoreFailed
 from adapters.home import Home
-from adapters.remote import Remote
+from adapters.remote import Absent, Remote
 from service.database import FileRow
 from service.errors import FileNotFound, InUse
 from service.objects import MOST_S, page_of
@@ -104,16 +104,16 @@ class Files:
         """Keep a copy of a content.
 
         Args:
-            id_: of the file, from `derived_id`; a second call changes nothing.
+            id_: of the file, from `derived_id` of what the content follows from; a second call
+                changes nothing, and two at once keep the same file.
 
         Raises:
             StoreFailed: nothing was kept.
         """
-        if id_ is not None:
-            with self._database.read() as session:
-                known = session.scalar(select(FileRow).where(FileRow.id == id_))
-            if known is not None:
-                return _file(known)
+        if id_ is not None and (known := self._known(id_)) is not None:
+            if not self.is_whole(known):
+                self.contents.upload(content, known.id)
+            return known
         now = datetime.now(UTC)
         row = FileRow(
             id=id_ or new_id("file-"), project=about.project, filename=about.filename,
@@ -125,19 +125,47 @@ class Files:
             with self._database.write() as session:
                 session.add(row)
                 session.flush()
-                return _file(row)
-        except BaseException:
-            self.contents.remove([row.id])
+                made = _file(row)
+            return made
+        except Exception:
+            # a connection that broke during the commit doesn't tell whether it happened, and a
+            # derived id is that of every attempt
+            known = self._known(row.id)
+            if known is not None:
+                return known
+            if id_ is None:
+                self.contents.remove([row.id])
             raise
 
-    def find(self, id_: str, project: str, param: str | None = None) -> File:
+    def _known(self, id_: str) -> File | None:
+        with self._database.read() as session:
+            row = session.scalar(select(FileRow).where(FileRow.id == id_))
+            return None if row is None else _file(row)
+
+    def is_whole(self, file: File) -> bool:
+        """Whether a content is there, with as many bytes as it should have.
+
+        Raises:
+            StoreFailed: the store is away.
+        """
+        try:
+            return self.contents.size(file.id) == file.bytes
+        except Absent:
+            return False
+
+    def find(
+        self, id_: str, project: str, param: str | None = None, *, expired: bool = False
+    ) -> File:
         """A project's file.
+
+        Args:
+            expired: work that began with a file finds it after its time too.
 
         Raises:
             FileNotFound: there is none, it has expired, or it is another project's.
         """
         with self._database.read() as session:
-            return _file(_row(session, id_, project, param))
+            return _file(_row(session, id_, project, param, expired=expired))
 
     def page(
         self, project: str, *, purpose: str | None, after: str | None, limit: int, rising: bool
@@ -229,9 +257,11 @@ def _lives() -> Any:
     return or_(FileRow.expires.is_(None), FileRow.expires > datetime.now(UTC))
 
 
-def _row(session: Session, id_: str, project: str, param: str | None) -> FileRow:
-    query = select(FileRow).where(FileRow.id == id_, FileRow.project == project, _lives())
-    row = session.scalar(query)
+def _row(
+    session: Session, id_: str, project: str, param: str | None, *, expired: bool = False
+) -> FileRow:
+    query = select(FileRow).where(FileRow.id == id_, FileRow.project == project)
+    row = session.scalar(query if expired else query.where(_lives()))
     if row is None:
         raise FileNotFound(
             f"no file {id_[:80]!r}", param=param or "file_id",
