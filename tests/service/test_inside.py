@@ -1,0 +1,94 @@
+"""Requests that the server asks itself are answered as any other, and end when they are cancelled."""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from service import inside
+from service.inside import ask
+from service.record import RECORD, Record
+
+
+def with_cancellation(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """As vLLM's decorator: it waits for the handler or the caller, and ends the other."""
+
+    @functools.wraps(handler)
+    async def wrapper(raw_request: Request) -> Any:
+        async def listen() -> None:
+            while (await raw_request.receive())["type"] != "http.disconnect":
+                pass
+
+        handling = asyncio.create_task(handler(raw_request))
+        listening = asyncio.create_task(listen())
+        done, pending = await asyncio.wait(
+            [handling, listening], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in pending:
+            task.cancel()
+        return handling.result() if handling in done else None
+
+    return wrapper
+
+
+class Route:
+    """An app whose one route works until it is cancelled, unless it is told to answer."""
+
+    def __init__(self, decorate: Callable[[Any], Any] = with_cancellation) -> None:
+        self.app, self.running, self.began = FastAPI(), 0, asyncio.Event()
+        self.record: Record | None = None
+
+        @self.app.post("/v1/generate")
+        @decorate
+        async def generate(raw_request: Request) -> dict[str, Any]:
+            asked = await raw_request.json()
+            self.record = raw_request.scope[RECORD]
+            self.running += 1
+            self.began.set()
+            try:
+                await asyncio.sleep(3600 if asked["prompt"] == "never" else 0)
+                if asked["prompt"] == "broken":
+                    raise RuntimeError("a bug")
+                return {"text": asked["prompt"]}
+            finally:
+                self.running -= 1
+
+
+def record() -> Record:
+    return Record("r", "/v1/generate")
+
+
+def test_an_answer_comes_whole() -> None:
+    async def go() -> None:
+        route, mine = Route(), record()
+        answer = await ask(route.app, "/v1/generate", b'{"prompt": "hi"}', mine)
+        assert (answer.status, answer.body) == (200, b'{"text":"hi"}')
+        assert answer.headers["content-type"] == "application/json"
+        assert route.record is mine
+        broken = await ask(route.app, "/v1/generate", b'{"prompt": "broken"}', record())
+        assert broken.status == 500
+        assert (await ask(route.app, "/v1/none", b"{}", record())).status == 404
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("decorate", [with_cancellation, lambda handler: handler])
+def test_a_request_that_is_cancelled_frees_the_engine(
+    decorate: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside, "GONE_S", 0.5)
+
+    async def go() -> None:
+        route = Route(decorate)
+        task = asyncio.create_task(ask(route.app, "/v1/generate", b'{"prompt": "never"}', record()))
+        await route.began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert route.running == 0
+
+    asyncio.run(go())
