@@ -214,6 +214,20 @@ class Remote:
         keys = list(keys)
         self._ask("write", delete, "", quick=quick)
 
+    def remove_folder(self, key: str) -> None:
+        """Remove a folder that is empty, where the store has folders.
+
+        Raises:
+            StoreFailed.
+        """
+
+        def delete(fs: Any, root: str) -> None:
+            place = f"{root}/{key}"
+            if isinstance(fs, LocalFileSystem) and fs.isdir(place) and not fs.ls(place):
+                fs.rmdir(place)
+
+        self._ask("write", delete, "", quick=True)
+
     def check(self) -> None:
         """Ask for a listing.
 

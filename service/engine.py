@@ -122,7 +122,8 @@ class MeteredClient:
             async for output in outputs:
                 yield output
             return
-        self.traffic.enter(record)
+        adapter = getattr(kwargs.get("lora_request"), "lora_name", None)
+        self.traffic.enter(record, adapter)
         prompted, written = False, dict[int, int]()
         kind = getattr(args[1] if len(args) > 1 else None, "output_kind", None)
         try:
@@ -139,13 +140,15 @@ class MeteredClient:
                         before = written.get(choice.index, 0)
                         written[choice.index], new = new, new - before
                     record.completion_tokens += new
+                    # of a request that the engine refuses as it ends, or lets go of
+                    record.aborted |= choice.finish_reason == "abort"
                 record.answered |= output.finished
                 yield output
         except Exception:
             record.failed = True
             raise
         finally:
-            self.traffic.leave(record)
+            self.traffic.leave(record, adapter)
             await outputs.aclose()
 
 
@@ -162,6 +165,11 @@ class Engine:
     @property
     def traffic(self) -> Traffic:
         return self.client.traffic
+
+    @property
+    def dead(self) -> bool:
+        """The engine has stopped, by itself or since the server ends."""
+        return bool(self.client.errored)
 
     # prompts
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import or_, select
@@ -27,6 +26,7 @@ from adapters.remote import Absent, Remote
 from service.database import FileRow
 from service.errors import FileNotFound, InUse
 from service.objects import MOST_S, page_of
+from service.scratch import scratch
 
 UPLOADED = ("fine-tune", "batch", "evals", "user_data")
 """Purposes that a caller may give."""
@@ -125,8 +125,7 @@ class Files:
             with self._database.write() as session:
                 session.add(row)
                 session.flush()
-                made = _file(row)
-            return made
+                return _file(row)
         except Exception:
             # a connection that broke during the commit doesn't tell whether it happened, and a
             # derived id is that of every attempt
@@ -230,8 +229,8 @@ class Files:
                 raise _altered(file)
             yield place
             return
-        with TemporaryDirectory(dir=self.scratch) as folder:
-            place = Path(folder) / file.id
+        with scratch(self.scratch) as folder:
+            place = folder / file.id
             self.contents.download(file.id, place)
             if digest_file(place) != file.digest:
                 raise _altered(file)

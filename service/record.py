@@ -45,6 +45,8 @@ class Record:
     """The side of a canary that the request fell to."""
     answered: bool = False
     """The engine finished an answer."""
+    aborted: bool = False
+    """The engine let go of it: its answer, whatever status it has, is none."""
     failed: bool = False
     """The engine failed, maybe after the status was sent."""
     status: int = 0

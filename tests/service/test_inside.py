@@ -1,7 +1,6 @@
-"""Requests that the server asks itself are answered as any other, and end when they are cancelled."""
+"""Requests that the server asks itself are answered as any other, and end when cancelled."""
 
 import asyncio
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,33 +10,13 @@ from fastapi import FastAPI, Request
 from service import inside
 from service.inside import ask
 from service.record import RECORD, Record
-
-
-def with_cancellation(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """As vLLM's decorator: it waits for the handler or the caller, and ends the other."""
-
-    @functools.wraps(handler)
-    async def wrapper(raw_request: Request) -> Any:
-        async def listen() -> None:
-            while (await raw_request.receive())["type"] != "http.disconnect":
-                pass
-
-        handling = asyncio.create_task(handler(raw_request))
-        listening = asyncio.create_task(listen())
-        done, pending = await asyncio.wait(
-            [handling, listening], return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in pending:
-            task.cancel()
-        return handling.result() if handling in done else None
-
-    return wrapper
+from tests.service.desk import until_caller_goes
 
 
 class Route:
     """An app whose one route works until it is cancelled, unless it is told to answer."""
 
-    def __init__(self, decorate: Callable[[Any], Any] = with_cancellation) -> None:
+    def __init__(self, decorate: Callable[[Any], Any] = until_caller_goes) -> None:
         self.app, self.running, self.began = FastAPI(), 0, asyncio.Event()
         self.record: Record | None = None
 
@@ -75,7 +54,7 @@ def test_an_answer_comes_whole() -> None:
     asyncio.run(go())
 
 
-@pytest.mark.parametrize("decorate", [with_cancellation, lambda handler: handler])
+@pytest.mark.parametrize("decorate", [until_caller_goes, lambda handler: handler])
 def test_a_request_that_is_cancelled_frees_the_engine(
     decorate: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,127 @@
+"""The lines of one batch, asked of the server itself."""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from service.batches.bench import Bench
+from service.batches.gate import Want
+from service.batches.keeping import Keeping
+from service.batches.lines import Index
+from service.batches.results import OUTPUT, Teller
+from service.database import BatchRow
+from service.inside import Answer
+from service.record import PRIORITY_BATCH, Record
+
+logger = logging.getLogger("modiste.batches")
+
+TRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Pauses before a line is asked again that the server had no room for."""
+_PASSING = frozenset({429, 503})
+
+
+class EngineGone(Exception):
+    """The engine has stopped, maybe by a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The file that is asked, open."""
+
+    descriptor: int
+    index: Index
+
+    def read(self, at: int) -> dict[str, Any]:
+        """A line that was found to be a request."""
+        offset, length = self.index.place(at)
+        raw = os.pread(self.descriptor, length, offset)
+        line: dict[str, Any] = json.loads(raw.decode("utf-8-sig"))
+        return line
+
+
+class Asking:
+    """Asks the lines that are left.
+
+    Attributes:
+        left: those that have no result yet, in their order.
+    """
+
+    def __init__(
+        self, bench: Bench, batch: BatchRow, lines: Lines, left: Iterable[int], kept: Keeping
+    ) -> None:
+        self._bench, self._batch, self._lines, self._kept = bench, batch, lines, kept
+        self._tell = Teller(batch.id)
+        self.left = dict.fromkeys(left)
+
+    async def run(self) -> None:
+        """To the last line; cancelling it frees the engine.
+
+        Raises:
+            EngineGone: what came from then on is no answer.
+        """
+        # some lines pause for want of room, and leave their places to others
+        open_ = asyncio.Semaphore(2 * self._bench.gate.most)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for at in list(self.left):
+                    await self._kept.room()
+                    await open_.acquire()
+                    task = group.create_task(self._line(at))
+                    task.add_done_callback(lambda _: open_.release())
+        except* EngineGone:
+            raise EngineGone from None
+
+    async def _line(self, at: int) -> None:
+        number, custom_id = self._lines.index.numbers[at], None
+        try:
+            asked = self._lines.read(at)
+            custom_id = asked["custom_id"]
+            answer = await self._answer(at, json.dumps(asked["body"]).encode())
+            result = self._tell.answered(number, asked["custom_id"], answer)
+        except EngineGone:
+            raise
+        except Exception:  # a line that nobody expected must not end the others
+            logger.exception("line %d of %s failed", number, self._batch.id)
+            result = self._tell.failed(number, custom_id)
+        del self.left[at]
+        self._kept.add(result)
+        outcome = "answered" if result.kind == OUTPUT else "failed"
+        self._bench.metrics.batch_lines.labels(outcome).inc()
+
+    async def _answer(self, at: int, body: bytes) -> Answer:
+        index, tries = self._lines.index, 0
+        want = Want(self._batch.project, index.names[index.models[at]], index.weights[at])
+        while True:
+            answer = await self._bench.gate.run(want, lambda: self._ask(want, body))
+            last = tries == len(TRIES_S)
+            if answer is not None and (answer.status not in _PASSING or last):
+                return answer
+            await asyncio.sleep(TRIES_S[min(tries, len(TRIES_S) - 1)])
+            tries = min(tries + 1, len(TRIES_S))
+
+    async def _ask(self, want: Want, body: bytes) -> Answer | None:
+        """An answer; None: the engine let go of the request."""
+        bench, batch = self._bench, self._batch
+        record = Record(
+            uuid4().hex, batch.endpoint, project=batch.project, caller=batch.caller,
+            priority=PRIORITY_BATCH,
+        )  # fmt: skip
+        await self._unless_ending()
+        answer = await bench.ask(batch.endpoint, body, record)
+        await self._unless_ending()
+        if bench.dead():
+            raise EngineGone
+        if (model := record.model) is not None:
+            adapter = None if model.version is None else model.engine_name
+            bench.gate.learn(want.model, adapter)
+        return None if record.aborted else answer
+
+    async def _unless_ending(self) -> None:
+        """Once the engine drains its answers are none: keep the place until all is cancelled."""
+        if self._bench.ending.begun:
+            await asyncio.get_running_loop().create_future()
