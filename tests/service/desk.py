@@ -22,6 +22,7 @@ import httpx
 import openai
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
@@ -115,7 +116,7 @@ class StandIn:
         """As vLLM's engine client: from now on every answer is none, with status 200."""
         self.draining = True
 
-    async def generate(self, raw_request: Request) -> dict[str, Any]:
+    async def generate(self, raw_request: Request) -> Any:
         prompt = str((await raw_request.json())["prompt"])
         record = current_record()
         assert record is not None
@@ -132,7 +133,7 @@ class StandIn:
             self.running -= 1
             self.traffic.leave(record)
 
-    async def _answer(self, prompt: str) -> dict[str, Any]:
+    async def _answer(self, prompt: str) -> Any:
         self._seen[prompt] += 1
         what, _, rest = prompt.partition(" ")
         if self.draining:
@@ -147,16 +148,19 @@ class StandIn:
             raise Overloaded("no room")
         elif what == "broken":
             raise RuntimeError("a bug")
-        elif what == "aborted" and self._seen[prompt] < 3:
-            record = current_record()
-            assert record is not None
+        elif what == "unreadable":
+            return PlainTextResponse("no JSON")
+        lost = self._is_lost(what, prompt)
+        return {"object": "generate", "text": "" if lost else rest}
+
+    def _is_lost(self, what: str, prompt: str) -> bool:
+        """Whether the engine ends or lets go of the request on the way."""
+        record = current_record()
+        if what == "aborted" and self._seen[prompt] < 3 and record is not None:
             record.aborted = True
-            rest = ""
-        elif what == "deadly":
-            self.dead = True
-        if self.draining or self.dead:
-            return {"object": "generate", "text": ""}
-        return {"object": "generate", "text": rest}
+            return True
+        self.dead |= what == "deadly"
+        return self.draining or self.dead
 
     def asked(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
