@@ -22,6 +22,8 @@ logger = logging.getLogger("modiste.batches")
 
 TRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Pauses before a line is asked again that the server had no room for."""
+_LARGE_BYTES = 2**18
+"""Longer lines would hold up other requests."""
 _PASSING = frozenset({429, 503})
 
 
@@ -42,6 +44,16 @@ class Lines:
         raw = os.pread(self.descriptor, length, offset)
         line: dict[str, Any] = json.loads(raw.decode("utf-8-sig"))
         return line
+
+    async def request(self, at: int) -> tuple[str, bytes]:
+        """A line's own id and the body to ask."""
+
+        def made() -> tuple[str, bytes]:
+            line = self.read(at)
+            return line["custom_id"], json.dumps(line["body"]).encode()
+
+        large = self.index.place(at)[1] > _LARGE_BYTES
+        return await asyncio.to_thread(made) if large else made()
 
 
 class Asking:
@@ -77,12 +89,12 @@ class Asking:
             raise EngineGone from None
 
     async def _line(self, at: int) -> None:
-        number, custom_id = self._lines.index.numbers[at], None
+        number = self._lines.index.numbers[at]
+        custom_id: str | None = None
         try:
-            asked = self._lines.read(at)
-            custom_id = asked["custom_id"]
-            answer = await self._answer(at, json.dumps(asked["body"]).encode())
-            result = self._tell.answered(number, asked["custom_id"], answer)
+            custom_id, body = await self._lines.request(at)
+            answer = await self._answer(at, body)
+            result = self._tell.answered(number, custom_id, answer)
         except EngineGone:
             raise
         except Exception:  # a line that nobody expected must not end the others
@@ -95,7 +107,8 @@ class Asking:
 
     async def _answer(self, at: int, body: bytes) -> Answer:
         index, tries = self._lines.index, 0
-        want = Want(self._batch.project, index.names[index.models[at]], index.weights[at])
+        model = index.names[index.models[at]] or self._batch.endpoint
+        want = Want(self._batch.project, model, index.weights[at])
         while True:
             answer = await self._bench.gate.run(want, lambda: self._ask(want, body))
             last = tries == len(TRIES_S)

@@ -89,9 +89,8 @@ class Keeping:
         if self._part is None:
             taken, self._waiting = self._waiting, []
             try:
-                place = await asyncio.to_thread(
-                    self._parts.write, self._lease.batch.id, [result.line() for result in taken]
-                )
+                lines = (result.line() for result in taken)
+                place = await asyncio.to_thread(self._parts.write, self._lease.batch.id, lines)
             except BaseException:
                 self._waiting = taken + self._waiting
                 raise

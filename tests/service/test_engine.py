@@ -35,7 +35,7 @@ class FakeClient:
                     SimpleNamespace(
                         index=i, token_ids=ids, logprobs=[{7: SimpleNamespace(logprob=-1.0)}],
                         finish_reason=self.ends if number == len(self.outputs) else None,
-                    )  # fmt: skip
+                    )
                     for i, ids in choices.items()
                 ],
             )  # fmt: skip
