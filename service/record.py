@@ -4,6 +4,7 @@ One record a request travels in a context variable from the edge to the engine a
 back, so that metrics, logs, receipts and holds on versions need no extra arguments.
 """
 
+from asyncio import Semaphore
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Record:
     caller: str = ""
     task: str = ""
     priority: int = PRIORITY_INTERACTIVE
+    sequences: Semaphore | None = None
+    """So many of its sequences may be in the engine at once; None: all."""
     sticky_key: str = ""
     """The caller's own: equal keys are answered by the same side of a canary."""
     model: "Resolved | None" = None

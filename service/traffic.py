@@ -1,7 +1,8 @@
 """The requests in the engine that somebody waits for."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from time import monotonic
 
 from service.record import PRIORITY_INTERACTIVE, Record
@@ -19,6 +20,16 @@ class Traffic:
         self.on_arrival: list[Callable[[], None]] = []
         self._adapters = Counter[str]()
         self._last = float("-inf")
+
+    @asynccontextmanager
+    async def passing(self, record: Record, adapter: str | None) -> AsyncIterator[None]:
+        """A sequence in the engine, as soon as its request may have one more there."""
+        async with record.sequences or nullcontext():
+            self.enter(record, adapter)
+            try:
+                yield
+            finally:
+                self.leave(record, adapter)
 
     def enter(self, record: Record, adapter: str | None = None) -> None:
         """Count a request.

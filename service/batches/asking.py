@@ -110,19 +110,20 @@ class Asking:
         model = index.names[index.models[at]] or self._batch.endpoint
         want = Want(self._batch.project, model, index.weights[at])
         while True:
-            answer = await self._bench.gate.run(want, lambda: self._ask(want, body))
+            answer = await self._bench.gate.run(want, lambda places: self._ask(want, body, places))
             last = tries == len(TRIES_S)
             if answer is not None and (answer.status not in _PASSING or last):
                 return answer
             await asyncio.sleep(TRIES_S[min(tries, len(TRIES_S) - 1)])
             tries = min(tries + 1, len(TRIES_S))
 
-    async def _ask(self, want: Want, body: bytes) -> Answer | None:
+    async def _ask(self, want: Want, body: bytes, places: int) -> Answer | None:
         """An answer; None: the engine let go of the request."""
         bench, batch = self._bench, self._batch
+        few = places < want.weight
         record = Record(
             uuid4().hex, batch.endpoint, project=batch.project, caller=batch.caller,
-            priority=PRIORITY_BATCH,
+            priority=PRIORITY_BATCH, sequences=asyncio.Semaphore(places) if few else None,
         )  # fmt: skip
         await self._unless_ending()
         answer = await bench.ask(batch.endpoint, body, record)

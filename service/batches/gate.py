@@ -36,12 +36,13 @@ class Want:
 class _Line:
     """One that waits or runs."""
 
-    __slots__ = ("displaced", "number", "since", "task", "turn", "want")
+    __slots__ = ("displaced", "number", "since", "taken", "task", "turn", "want")
 
     def __init__(self, want: Want, number: int) -> None:
         self.want, self.number = want, number
         self.turn: asyncio.Future[None] | None = None
         self.task: asyncio.Task[Any] | None = None
+        self.taken = 0
         self.displaced = False
         self.since = monotonic()
 
@@ -49,7 +50,8 @@ class _Line:
 class Gate:
     """Shares places by project; in a project the first come are the first served.
 
-    A line takes as many places as it has sequences, at most all: such a line runs alone.
+    A line takes as many places as it has sequences. One that has more than there are runs alone,
+    with so many at once.
 
     Args:
         alone: places while nobody waits.
@@ -81,19 +83,21 @@ class Gate:
     @property
     def running(self) -> int:
         """Places that are taken."""
-        return self._weight(self._running)
+        return sum(line.taken for line in self._running)
 
     def learn(self, model: str, adapter: str | None) -> None:
         """What answered a model's line, by its name in the engine; None: the base."""
         self._adapters[model] = adapter
 
-    async def run(self, want: Want, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do a line's work in its place. It is cancelled when somebody comes who needs the
-        place, and done again later."""
+    async def run(self, want: Want, work: Callable[[int], Coroutine[Any, Any, T]]) -> T:
+        """Do a line's work in its places; it is told how many they are.
+
+        It is cancelled when somebody comes who needs them, and done again later.
+        """
         line = _Line(want, next(self._numbers))
         while True:
             await self._enter(line)
-            line.task = asyncio.create_task(work())
+            line.task = asyncio.create_task(work(line.taken))
             try:
                 await asyncio.wait({line.task})
             finally:
@@ -144,6 +148,7 @@ class Gate:
         while (line := self._next()) is not None:
             self._remove(line)
             self._running.append(line)
+            line.taken = min(line.want.weight, self.places)
             if line.turn is not None and not line.turn.done():
                 line.turn.set_result(None)
 
@@ -153,7 +158,7 @@ class Gate:
             return None
         busy = Counter[str]()
         for line in self._running:
-            busy[line.want.project] += line.want.weight
+            busy[line.want.project] += line.taken
         heads = sorted(
             (queue[0] for queue in self._waiting.values()),
             key=lambda line: (busy[line.want.project], line.number),
@@ -191,9 +196,6 @@ class Gate:
     def _in_use(self, lines: Iterable[_Line]) -> set[str]:
         return {name for line in lines if (name := self._adapter(line)) is not None}
 
-    def _weight(self, lines: Iterable[_Line]) -> int:
-        return sum(min(line.want.weight, self._alone) for line in lines)
-
     def _make_room(self) -> None:
         """Somebody came: end the lines beyond the places and slots that are left, the newest
         first."""
@@ -201,12 +203,11 @@ class Gate:
         stay: list[_Line] = []
         taken = 0
         for line in sorted(self._running, key=lambda line: line.number):
-            weight = min(line.want.weight, places)
             adapters = theirs | self._in_use([*stay, line])
             fits = len(adapters) <= self._slots or self._adapter(line) in (None, *theirs)
-            if fits and (not stay or taken + weight <= places):
+            if fits and taken + line.taken <= places:
                 stay.append(line)
-                taken += weight
+                taken += line.taken
             elif line.task is not None and not line.task.done():
                 line.displaced = True
                 line.task.cancel()

@@ -102,6 +102,35 @@ def test_an_answer_that_the_engine_let_go_of_is_marked(ends: str, aborted: bool)
         assert counted(FakeClient(*outputs, ends=ends), DELTA).aborted is aborted
 
 
+def test_a_request_has_so_many_sequences_at_once_in_the_engine_as_it_may() -> None:
+    at_once, most = 0, 0
+
+    class Busy(FakeClient):
+        async def generate(self, *_args: Any, **_more: Any) -> AsyncIterator[Any]:
+            nonlocal at_once, most
+            at_once, most = at_once + 1, max(most, at_once + 1)
+            await asyncio.sleep(0.01)
+            async for output in super().generate():
+                yield output
+            at_once -= 1
+
+    async def ask(record: Record) -> None:
+        set_record(record)
+        client: Any = MeteredClient(Busy({0: [5]}))  # type: ignore[arg-type]
+
+        async def sequence() -> None:
+            async for _ in client.generate(None, SamplingParams(), "r"):
+                pass
+
+        await asyncio.gather(*(sequence() for _ in range(6)))
+
+    asyncio.run(ask(Record("id", "/v1/generate")))
+    assert most == 6
+    most = 0
+    asyncio.run(ask(Record("id", "/v1/generate", sequences=asyncio.Semaphore(2))))
+    assert most == 2
+
+
 def test_the_traffic_knows_which_adapters_are_waited_for() -> None:
     async def ask() -> None:
         set_record(Record("id", "/v1/generate"))

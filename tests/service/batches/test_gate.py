@@ -29,6 +29,7 @@ class Lines:
         self.gate = gate
         self.began: list[str] = []
         self.running = Counter[str]()
+        self.places: dict[str, int] = {}
         self.tasks: dict[str, asyncio.Task[str]] = {}
         self._ends: dict[str, asyncio.Event] = {}
 
@@ -36,11 +37,12 @@ class Lines:
         for name in names:
             self._ends[name] = asyncio.Event()
             self.tasks[name] = asyncio.create_task(
-                self.gate.run(want, lambda name=name: self._work(name))  # type: ignore[misc]
+                self.gate.run(want, lambda places, name=name: self._work(name, places))  # type: ignore[misc]
             )
 
-    async def _work(self, name: str) -> str:
+    async def _work(self, name: str, places: int) -> str:
         self.began.append(name)
+        self.places[name] = places
         self.running[name] += 1
         try:
             await self._ends[name].wait()
@@ -184,9 +186,26 @@ def test_sequences_count_and_a_line_of_many_runs_alone() -> None:
             await settle()
             assert found.now == "a"  # the small one doesn't pass the large one
             await found.end("a")
-            assert (found.now, found.gate.running) == ("b", 4)
+            assert (found.now, found.gate.running, found.places["b"]) == ("b", 4, 4)
             await found.end("b")
             assert (found.now, found.gate.running) == ("c", 1)
+
+    at_gate(go())
+
+
+def test_a_line_of_many_goes_on_with_fewer_as_somebody_comes() -> None:
+    async def go() -> None:
+        traffic = Traffic()
+        async with lines(8, 2, traffic=traffic) as found:
+            found.add("a", Want("ours", weight=300))
+            await settle()
+            assert found.places["a"] == 8
+            traffic.enter(WAITED_FOR)
+            await settle()
+            assert (found.began, found.places["a"]) == (["a", "a"], 2)
+            traffic.enter(WAITED_FOR)
+            await settle()
+            assert found.began == ["a", "a"]
 
     at_gate(go())
 
