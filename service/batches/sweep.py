@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict
 
+from adapters.errors import AdapterError
 from adapters.remote import Remote
 from service.batches.bench import Bench
 from service.batches.parts import FOLDER
@@ -23,6 +24,8 @@ async def keep_sweeping(bench: Bench) -> None:
         try:
             await asyncio.to_thread(sweep, bench.files.scratch)
             await asyncio.to_thread(sweep_parts, bench.files.contents, bench.batches)
+        except (AdapterError, OSError) as error:
+            logger.warning("what batches left behind is removed later: %s", error)
         except Exception:  # the next time is soon
             logger.exception("what batches left behind is removed later")
         await asyncio.sleep(EVERY_S)

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -352,6 +353,24 @@ def test_a_batch_of_a_revoked_key_fails_with_what_was_answered(
         assert ended.request_counts.completed <= 10
     assert len(texts(client, until(client, batch.id))) == 10
     wait_for(lambda: stand_in.running == 0)
+
+
+def test_who_asks_meanwhile_gets_the_places_of_lines(
+    client: openai.OpenAI, served: Desk, stand_in: StandIn
+) -> None:
+    batch = create(client, b"".join(line(f"n{n}", f"never {n}") for n in range(8)))
+    wait_for(lambda: stand_in.running == 8)
+    with served.http() as http, ThreadPoolExecutor() as pool:
+        asking = pool.submit(http.post, "/v1/generate", json={"prompt": "slow own"})
+        wait_for(lambda: stand_in.running == 3)  # two lines beside it
+        assert asking.result().json()["text"] == "own"
+        wait_for(lambda: stand_in.running == 8)  # it is quiet again
+    times = asked(stand_in)
+    assert times.pop("slow own") == 1
+    assert sum(times.values()) == 8 + 6
+    client.batches.cancel(batch.id)
+    until(client, batch.id)
+    assert stand_in.running == 0
 
 
 def test_a_project_leaves_places_to_others(client: openai.OpenAI, served: Desk) -> None:
