@@ -18,7 +18,7 @@ from service.telemetry import Metrics
 Ask = Callable[[str, bytes, Record], Awaitable[Answer]]
 
 
-def _threads() -> ThreadPoolExecutor:
+def lease_threads() -> ThreadPoolExecutor:
     """Work that hangs in the file store must not hold up leases."""
     return ThreadPoolExecutor(2, "modiste-lease")
 
@@ -43,4 +43,4 @@ class Bench:
     dead: Callable[[], bool]
     server: str
     metrics: Metrics
-    leasing: ThreadPoolExecutor = field(default_factory=_threads)
+    leasing: ThreadPoolExecutor = field(default_factory=lease_threads)

@@ -24,6 +24,11 @@ MOST_BYTES = 64 * 2**20
 """No line is asked while so much waits."""
 
 
+def pause_s(age_s: float) -> float:
+    """Between parts of a batch that this server has had for so long."""
+    return min(MOST_S, LEAST_S + age_s / _GROWS_S)
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Stored; whether it was counted is not known before `keep` says so."""
@@ -61,8 +66,7 @@ class Keeping:
     def tend(self) -> None:
         """Begin to keep what waits, when it is time."""
         now = monotonic()
-        pause = min(MOST_S, LEAST_S + (now - self._began) / _GROWS_S)
-        due = now - self._kept >= pause or self._bytes >= PART_BYTES
+        due = now - self._kept >= pause_s(now - self._began) or self._bytes >= PART_BYTES
         if due and self.waits and (self._task is None or self._task.done()):
             self._kept = now
             self._start().add_done_callback(self._told)
