@@ -69,6 +69,7 @@ class Asking:
         self._bench, self._batch, self._lines, self._kept = bench, batch, lines, kept
         self._tell = Teller(batch.id)
         self.left = dict.fromkeys(left)
+        self._first = next(iter(self.left))
 
     async def run(self) -> None:
         """To the last line; cancelling it frees the engine.
@@ -102,6 +103,7 @@ class Asking:
             result = self._tell.failed(number, custom_id)
         del self.left[at]
         self._kept.add(result)
+        self._kept.moved |= at == self._first
         outcome = "answered" if result.kind == OUTPUT else "failed"
         self._bench.metrics.batch_lines.labels(outcome).inc()
 

@@ -11,6 +11,7 @@ from service.batches.lease import Lease
 from service.batches.parts import Parts
 from service.batches.queue import Batches, LeaseLost
 from service.batches.results import ERROR, Result
+from service.database import BatchRow
 
 logger = logging.getLogger("modiste.batches")
 
@@ -38,10 +39,15 @@ class _Part:
 
 
 class Keeping:
-    """The results of one batch at this server."""
+    """The results of one batch at this server.
+
+    Attributes:
+        moved: the line that was the first open one here has a result.
+    """
 
     def __init__(self, parts: Parts, batches: Batches, lease: Lease, server: str) -> None:
         self._parts, self._batches, self._lease, self._server = parts, batches, lease, server
+        self.moved = False
         self._waiting: list[Result] = []
         self._part: _Part | None = None
         self._bytes = 0
@@ -99,13 +105,17 @@ class Keeping:
                 self._waiting = taken + self._waiting
                 raise
             self._part = _Part(place, taken)
-        part, began = self._part, monotonic()
+        part, began, moved = self._part, monotonic(), self.moved
         failed = sum(result.kind == ERROR for result in part.results)
+
+        def keep() -> BatchRow:
+            return self._batches.keep(
+                self._lease.batch.id, self._server, part.place, len(part.results) - failed, failed,
+                moved=moved,
+            )  # fmt: skip
+
         # after a failure that may have come after the commit the same place is counted once
-        batch = await asyncio.to_thread(
-            self._batches.keep, self._lease.batch.id, self._server, part.place,
-            len(part.results) - failed, failed,
-        )  # fmt: skip
+        batch = await asyncio.to_thread(keep)
         self._lease.seen(batch, began)
         self._part = None
         self._count(-sum(len(result.text) for result in part.results))

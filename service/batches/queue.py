@@ -36,7 +36,7 @@ ENDPOINTS = (
 
 LEASE_S = 15.0
 MOST_LOST = 5
-"""Servers that may die one after the other without a line between."""
+"""Servers that may end one after the other before the first open line is answered."""
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _LONGEST = timedelta(days=7)
 
@@ -231,8 +231,13 @@ class Batches:
             row.until = time.time() + self.lease_s
             return row
 
-    def keep(self, id_: str, server: str, place: str, completed: int, failed: int) -> BatchRow:
+    def keep(
+        self, id_: str, server: str, place: str, completed: int, failed: int, *, moved: bool
+    ) -> BatchRow:
         """Count the lines of a part that is stored, once however often, and renew the lease.
+
+        Args:
+            moved: the first line that was open is answered, so that it ends no servers.
 
         Raises:
             LeaseLost: another server has it; nothing was counted.
@@ -250,7 +255,7 @@ class Batches:
             session.add(BatchPartRow(batch=id_, number=number, place=place))
             row.completed += completed
             row.failed += failed
-            row.lost = 0
+            row.lost = 0 if moved else row.lost
             return row
 
     def finalize(self, id_: str, server: str) -> BatchRow:

@@ -138,8 +138,8 @@ class StandIn:
         what, _, rest = prompt.partition(" ")
         if self.draining:
             return {"object": "generate", "text": ""}
-        if what == "slow":
-            await asyncio.sleep(0.05)
+        if what in ("slow", "fatal"):
+            await asyncio.sleep(0.05 if what == "slow" else 1.2)
         elif what == "never":
             await asyncio.sleep(3600)
         elif what == "wrong":
@@ -159,7 +159,7 @@ class StandIn:
         if what == "aborted" and self._seen[prompt] < 3 and record is not None:
             record.aborted = True
             return True
-        self.dead |= what == "deadly"
+        self.dead |= what in ("deadly", "fatal")
         return self.draining or self.dead
 
     def asked(self) -> list[str]:

@@ -70,8 +70,8 @@ def test_a_count_that_failed_is_repeated_with_the_same_part(
 ) -> None:
     keep, failures = kept.batches.keep, [StoreFailed("away")] * 3
 
-    def fails(*given: Any) -> Any:
-        row = keep(*given) if after or not failures else None
+    def fails(*given: Any, **more: Any) -> Any:
+        row = keep(*given, **more) if after or not failures else None
         if failures:
             raise failures.pop()
         return row

@@ -53,8 +53,8 @@ def test_a_batch_goes_its_way(batches: Batches) -> None:
     assert batches.lease("other") is None
     assert not batches.waiting()
     assert batches.begin(batch.id, "s", 9).status == IN_PROGRESS
-    assert batches.keep(batch.id, "s", "k1", 3, 1).completed == 3
-    kept = batches.keep(batch.id, "s", "k2", 4, 1)
+    assert batches.keep(batch.id, "s", "k1", 3, 1, moved=True).completed == 3
+    kept = batches.keep(batch.id, "s", "k2", 4, 1, moved=True)
     assert (kept.completed, kept.failed, kept.total) == (7, 2, 9)
     assert batches.parts(batch.id) == ["k1", "k2"]
     assert batches.finalize(batch.id, "s").status == FINALIZING
@@ -71,18 +71,19 @@ def test_a_dead_servers_batch_goes_to_another(
     batch = batches.create(new())
     leased(batches, "dead")
     batches.begin(batch.id, "dead", 5)
-    batches.keep(batch.id, "dead", "k1", 2, 0)
+    batches.keep(batch.id, "dead", "k1", 2, 0, moved=True)
     later = time.time() + queue.LEASE_S + 1
     monkeypatch.setattr(queue.time, "time", lambda: later)
     assert batches.waiting()
     again = leased(batches, "s")
     assert (again.status, again.completed, again.lost) == (IN_PROGRESS, 2, 1)
     with pytest.raises(LeaseLost):
-        batches.keep(batch.id, "dead", "k2", 1, 0)
+        batches.keep(batch.id, "dead", "k2", 1, 0, moved=True)
     with pytest.raises(LeaseLost):
         batches.end(batch.id, "dead", Outcome(COMPLETED))
     assert batches.find(batch.id, "ours").completed == 2
-    assert batches.keep(batch.id, "s", "k2", 1, 0).lost == 0
+    assert batches.keep(batch.id, "s", "k2", 1, 0, moved=False).lost == 1
+    assert batches.keep(batch.id, "s", "k3", 1, 0, moved=True).lost == 0
     batches.give_back(batch.id, "s")
     assert leased(batches, "third").lost == 0
 
@@ -122,7 +123,7 @@ def test_a_batch_that_nobody_began_is_cancelled_at_once(batches: Batches) -> Non
     waits, begun, paused = (batches.create(new()).id for _ in range(3))
     assert batches.cancel(waits, "ours").status == CANCELLED
     assert batches.lease("s", [paused]) is not None
-    batches.keep(begun, "s", "k1", 1, 0)
+    batches.keep(begun, "s", "k1", 1, 0, moved=True)
     batches.give_back(begun, "s")
     assert batches.cancel(begun, "ours").status == CANCELLING  # its answers have to be joined
     assert batches.lease("s", [begun]) is not None
@@ -146,8 +147,8 @@ def test_a_part_is_counted_once(batches: Batches) -> None:
     batch = batches.create(new())
     leased(batches, "s")
     for _ in range(2):  # the first commit was not told
-        assert batches.keep(batch.id, "s", "k1", 3, 1).completed == 3
-    assert batches.keep(batch.id, "s", "k2", 1, 0).completed == 4
+        assert batches.keep(batch.id, "s", "k1", 3, 1, moved=True).completed == 3
+    assert batches.keep(batch.id, "s", "k2", 1, 0, moved=True).completed == 4
     assert batches.parts(batch.id) == ["k1", "k2"]
 
 
@@ -177,7 +178,7 @@ def test_lines_that_expired_are_counted(batches: Batches) -> None:
     batch = batches.create(new())
     leased(batches, "s")
     batches.begin(batch.id, "s", 5)
-    batches.keep(batch.id, "s", "k1", 2, 1)
+    batches.keep(batch.id, "s", "k1", 2, 1, moved=True)
     batches.end(batch.id, "s", Outcome(EXPIRED, expired=2))
     found = batches.find(batch.id, "ours")
     assert (found.total, found.completed, found.failed) == (5, 2, 3)
