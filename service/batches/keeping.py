@@ -63,7 +63,8 @@ class Keeping:
     @property
     def waits(self) -> bool:
         """Whether a result is not kept yet."""
-        return bool(self._waiting) or self._part is not None
+        at_it = self._task is not None and not self._task.done()
+        return bool(self._waiting) or self._part is not None or at_it
 
     async def room(self) -> None:
         """Wait while too much waits."""

@@ -24,6 +24,19 @@ class _Place:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The files that a caller gets, where there is anything for them.
+
+    Attributes:
+        lines: in both.
+    """
+
+    output: Path | None
+    errors: Path | None
+    lines: int
+
+
 class Parts:
     """Parts in the file store.
 
@@ -61,10 +74,8 @@ class Parts:
                 found.add(int(line.partition(b"\t")[0]))
         return found
 
-    def join(
-        self, keys: Sequence[str], more: Iterable[Result], folder: Path
-    ) -> tuple[Path | None, Path | None]:
-        """The output file and the file of errors, where there is anything for them.
+    def join(self, keys: Sequence[str], more: Iterable[Result], folder: Path) -> Joined:
+        """Put all results into files, in the order of their lines.
 
         Args:
             more: results that are in no part.
@@ -87,7 +98,7 @@ class Parts:
                 _collect(file, [place for place in ordered if place.kind == kind], folder / name)
                 for kind, name in ((OUTPUT, "output"), (ERROR, "errors"))
             )
-        return output, errors
+        return Joined(output, errors, len(ordered))
 
     def _lines(self, keys: Sequence[str], more: Iterable[Result]) -> Iterator[bytes]:
         for key in keys:

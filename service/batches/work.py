@@ -189,7 +189,9 @@ class Work:
         await asyncio.to_thread(bench.batches.finalize, batch.id, bench.server)
         keys = await asyncio.to_thread(bench.batches.parts, batch.id)
         late = lines if verdict.status == EXPIRED else None
-        files, expired = await asyncio.to_thread(self._join, keys, late)
+        # whatever went wrong, a batch is not complete without each of its lines
+        least = lines.index.total if lines is not None and verdict.status == COMPLETED else None
+        files, expired = await asyncio.to_thread(self._join, keys, late, least)
         output, errors = (None if file is None else file.id for file in files)
         reasons = None if verdict.error is None else [verdict.error]
         outcome = Outcome(verdict.status, output, errors, reasons, expired)
@@ -209,7 +211,7 @@ class Work:
             await asyncio.sleep(LOOK_S)
 
     def _join(
-        self, keys: list[str], late: Lines | None
+        self, keys: list[str], late: Lines | None, least: int | None
     ) -> tuple[tuple[File | None, File | None], int]:
         """The output file and the file of errors; and how many lines have expired."""
         bench = self._bench
@@ -217,8 +219,11 @@ class Work:
         if late is not None:
             more.extend(self._expired(late, bench.parts.numbers(keys)))
         with scratch(bench.files.scratch) as folder:
-            output, errors = bench.parts.join(keys, more, folder)
-            return (self._add(output, "output"), self._add(errors, "error")), len(more)
+            joined = bench.parts.join(keys, more, folder)
+            if least is not None and joined.lines < least:
+                raise RuntimeError(f"{joined.lines} of {least} lines are in parts")
+            files = self._add(joined.output, "output"), self._add(joined.errors, "error")
+            return files, len(more)
 
     def _expired(self, lines: Lines, done: Iterable[int]) -> Iterator[Result]:
         done = set(done)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,20 @@ class TestStores:
         assert (batch.status, batch.request_counts.completed) == ("completed", 20)
         assert next(failures, None) is None
         assert set(asked(stand_in).values()) == {1}
+
+    def test_a_batch_is_not_complete_without_each_line(
+        self, client: openai.OpenAI, served: Desk, stand_in: StandIn,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        parts, calls = Batches.parts, count()
+
+        def without_the_last(self: Batches, id_: str) -> list[str]:
+            keys = parts(self, id_)
+            return keys[:-1] if next(calls) == 1 else keys  # as it is joined first
+
+        monkeypatch.setattr(Batches, "parts", without_the_last)
+        batch = until(client, create(client, slow(20)).id)
+        assert (batch.status, texts(client, batch)) == ("completed", [str(n) for n in range(20)])
 
     def test_parts_stay_while_the_output_is_not_whole(
         self, client: openai.OpenAI, served: Desk, monkeypatch: pytest.MonkeyPatch

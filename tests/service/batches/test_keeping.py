@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from adapters.errors import StoreFailed
 from adapters.registry import Registry
 from adapters.remote import Remote
+from service.batches import keeping
 from service.batches.bench import lease_threads
 from service.batches.keeping import Keeping, pause_s
 from service.batches.lease import Lease
@@ -115,6 +117,26 @@ def test_a_part_on_its_way_is_not_lost_when_its_work_is_cancelled(
 
     asyncio.run(go())
     assert kept.numbers() == [1, 2]
+
+
+def test_what_is_just_being_kept_is_waited_for(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = kept.parts.write
+
+    def slowly(*given: Any) -> str:
+        time.sleep(0.3)
+        return write(*given)
+
+    monkeypatch.setattr(kept.parts, "write", slowly)
+    monkeypatch.setattr(keeping, "LEAST_S", 0.0)
+
+    async def go() -> None:
+        kept.keeping.add(result(1))
+        kept.keeping.tend()
+        await asyncio.sleep(0.1)
+        await kept.keeping.keep()  # as after the last line
+        assert kept.numbers() == [1]
+
+    asyncio.run(go())
 
 
 def test_another_servers_batch_is_not_counted(kept: Kept) -> None:

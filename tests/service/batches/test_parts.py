@@ -9,7 +9,7 @@ import pytest
 
 from adapters.errors import StoreFailed
 from adapters.remote import Remote
-from service.batches.parts import Parts
+from service.batches.parts import Joined, Parts
 from service.batches.results import ERROR, OUTPUT, Result
 
 
@@ -36,7 +36,9 @@ def test_parts_become_two_files(parts: Parts, tmp_path: Path) -> None:
     results = [result(n, ERROR if n % 7 == 0 else OUTPUT) for n in numbers]
     keys = [write(parts, results[at : at + 9]) for at in range(0, 90, 9)]
     assert parts.numbers(keys) == set(numbers[:90])
-    output, errors = parts.join(keys, results[90:], tmp_path)
+    joined = parts.join(keys, results[90:], tmp_path)
+    output, errors = joined.output, joined.errors
+    assert joined.lines == 100
     assert output is not None
     assert errors is not None
     for place, kind in ((output, OUTPUT), (errors, ERROR)):
@@ -51,7 +53,7 @@ def test_parts_become_two_files(parts: Parts, tmp_path: Path) -> None:
 
 def test_a_line_in_two_parts_is_joined_once(parts: Parts, tmp_path: Path) -> None:
     keys = [write(parts, [result(1), result(2)]), write(parts, [result(2), result(3)])]
-    output, _ = parts.join(keys, [result(3, ERROR)], tmp_path)
+    output = parts.join(keys, [result(3, ERROR)], tmp_path).output
     assert output is not None
     assert [json.loads(one)["n"] for one in output.read_text().splitlines()] == [1, 2, 3]
 
@@ -62,7 +64,7 @@ def test_many_parts_need_few_open_files(parts: Parts, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
     try:
-        output, _ = parts.join(keys, [], tmp_path)
+        output = parts.join(keys, [], tmp_path).output
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert output is not None
@@ -70,6 +72,6 @@ def test_many_parts_need_few_open_files(parts: Parts, tmp_path: Path) -> None:
 
 
 def test_no_answer_makes_no_file(parts: Parts, tmp_path: Path) -> None:
-    assert parts.join([], [], tmp_path) == (None, None)
-    output, errors = parts.join([], [result(1, ERROR)], tmp_path)
-    assert (output, errors is not None) == (None, True)
+    assert parts.join([], [], tmp_path) == Joined(None, None, 0)
+    joined = parts.join([], [result(1, ERROR)], tmp_path)
+    assert (joined.output, joined.errors is not None, joined.lines) == (None, True, 1)

@@ -14,7 +14,7 @@ from service.batches.queue import Batches
 from service.files import Files
 from tests.service.batches.asked import create, line, lines_of, processes, until
 
-LINES, KILLS = 400, 3
+LINES, KILLS = 800, 3
 
 
 def slow(client: openai.OpenAI, lines: int = LINES) -> str:
