@@ -4,9 +4,11 @@ import asyncio
 import json
 import logging
 import os
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 from uuid import uuid4
 
 from service.batches.bench import Bench
@@ -31,12 +33,20 @@ class EngineGone(Exception):
     """The engine has stopped, maybe by a line."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Lines:
     """The file that is asked, open."""
 
     descriptor: int
     index: Index
+
+    @classmethod
+    def open(cls, place: Path, index: Index) -> Self:
+        """Raises OSError."""
+        lines = cls(os.open(place, os.O_RDONLY), index)
+        # a thread may read on when its work was cancelled
+        weakref.finalize(lines, os.close, lines.descriptor)
+        return lines
 
     def read(self, at: int) -> dict[str, Any]:
         """A line that was found to be a request."""

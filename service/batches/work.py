@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
@@ -115,9 +114,7 @@ class Work:
             if verdict is None or datetime.now(UTC) < self._batch.expires + _LATE:
                 raise
             return None, verdict
-        lines = Lines(os.open(place, os.O_RDONLY), index)
-        stack.callback(os.close, lines.descriptor)
-        return lines, verdict
+        return await asyncio.to_thread(Lines.open, place, index), verdict
 
     async def _content(self, stack: ExitStack) -> Path:
         files, batch = self._bench.files, self._batch

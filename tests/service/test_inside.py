@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 
 from service import inside
 from service.inside import ask
+from service.models import Resolved
 from service.record import RECORD, Record
 from tests.service.desk import until_caller_goes
 
@@ -61,13 +62,14 @@ def test_a_request_that_is_cancelled_frees_the_engine(
     monkeypatch.setattr(inside, "GONE_S", 0.5)
 
     async def go() -> None:
-        route = Route(decorate)
-        task = asyncio.create_task(ask(route.app, "/v1/generate", b'{"prompt": "never"}', record()))
+        route, mine = Route(decorate), record()
+        task = asyncio.create_task(ask(route.app, "/v1/generate", b'{"prompt": "never"}', mine))
         await route.began.wait()
+        mine.model = Resolved("one@1", "digest", "proved")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.sleep(0)
-        assert route.running == 0
+        assert (route.running, mine.model) == (0, None)  # nobody's usage
 
     asyncio.run(go())
