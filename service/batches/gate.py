@@ -64,7 +64,8 @@ class Gate:
     def __init__(
         self, traffic: Traffic, alone: int, beside: int, slots: int = 1, base: str | None = None
     ) -> None:
-        self._traffic, self._alone, self._beside, self._slots = traffic, alone, beside, slots
+        self._traffic, self._alone, self._beside = traffic, alone, beside
+        self._slots = max(1, slots)  # a name that is no adapter's is asked too, and refused
         self._adapters: dict[str, str | None] = {} if base is None else {base: None}
         self._waiting: dict[tuple[str, str], deque[_Line]] = {}
         self._running: list[_Line] = []

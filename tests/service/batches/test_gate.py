@@ -241,6 +241,16 @@ def test_one_slot_for_adapters_is_left_to_others() -> None:
     at_gate(go())
 
 
+def test_a_line_for_an_adapter_is_asked_where_none_is_served() -> None:
+    async def go() -> None:
+        async with lines(4, slots=0) as found:
+            found.add("a", Want("ours", "unknown"))
+            await settle()
+            assert found.now == "a"
+
+    at_gate(go())
+
+
 def test_who_waits_for_a_slot_gets_that_of_the_newest_adapter() -> None:
     async def go() -> None:
         traffic = Traffic()
