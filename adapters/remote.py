@@ -111,7 +111,7 @@ class Remote:
             Absent, StoreFailed: what came stays in `place` for the next call.
             OSError: `place` can't be written.
         """
-        size = self._ask("read", lambda fs, root: int(fs.info(f"{root}/{key}")["size"]), key)
+        size = self.size(key)
         with place.open("ab") as file:
             if file.tell() > size:  # of another file
                 file.seek(0)
@@ -119,6 +119,14 @@ class Remote:
             while (start := file.tell()) < size:
                 file.write(self._piece(key, start, min(start + PIECE_BYTES, size)))
                 file.flush()
+
+    def size(self, key: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            Absent, StoreFailed.
+        """
+        return self._ask("read", lambda fs, root: int(fs.info(f"{root}/{key}")["size"]), key)
 
     def _piece(self, key: str, start: int, end: int) -> bytes:
         def get(fs: Any, root: str) -> bytes:
@@ -205,6 +213,20 @@ class Remote:
 
         keys = list(keys)
         self._ask("write", delete, "", quick=quick)
+
+    def remove_folder(self, key: str) -> None:
+        """Remove a folder that is empty, where the store has folders.
+
+        Raises:
+            StoreFailed.
+        """
+
+        def delete(fs: Any, root: str) -> None:
+            place = f"{root}/{key}"
+            if isinstance(fs, LocalFileSystem) and fs.isdir(place) and not fs.ls(place):
+                fs.rmdir(place)
+
+        self._ask("write", delete, "", quick=True)
 
     def check(self) -> None:
         """Ask for a listing.

@@ -12,17 +12,19 @@ from starlette.types import ASGIApp
 from adapters.bases import Base
 from adapters.registry import Registry
 from service.auth import Authenticator
+from service.batches.bench import Bench
 from service.batches.gate import Gate
 from service.batches.parts import Parts
 from service.batches.queue import Batches
 from service.batches.runner import gate_places, run_batches
-from service.batches.work import Bench
 from service.capacity import Capacity
 from service.children import Children
 from service.demand import Demand
+from service.ending import Ending
 from service.inside import ask
 from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
+from service.keys import Keys
 from service.models import Models
 from service.record import Record
 from service.residency import AdapterEngine, Limits, Residency, ServedNames
@@ -39,6 +41,8 @@ class MeteredEngine(AdapterEngine, Protocol):
 
     @property
     def traffic(self) -> Traffic: ...
+    @property
+    def dead(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Server:
     watchers: tuple[Callable[[Record], None], ...]
     """Told of every request at its end."""
     worker: EmbeddedWorker | None
+    ending: Ending
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -104,13 +109,19 @@ def assemble(
     cabinet = Cabinet.open(registry, settings.max_file_bytes)
     observer = Observer(registry, residency.leasing.server, models, metrics)
     ledger, children, batches = Ledger(registry.database), Children(), Batches(registry.database)
+    ending = Ending()
     bench = Bench(
         batches=batches,
         files=cabinet.files,
         parts=Parts(cabinet.files.contents, cabinet.files.scratch),
         children=children,
-        gate=Gate(engine.traffic, *gate_places(sequences)),
+        keys=Keys(registry.database),
+        gate=Gate(
+            engine.traffic, *gate_places(sequences), slots=residency.capacity, base=plan.base.name
+        ),
         ask=partial(ask, app),
+        ending=ending,
+        dead=lambda: engine.dead,
         server=residency.leasing.server,
         metrics=metrics,
     )
@@ -143,6 +154,7 @@ def assemble(
         usage=Usage(registry.database),
         watchers=(observer.observe, ledger.observe),
         worker=worker,
+        ending=ending,
         background=tuple(asyncio.create_task(work) for work in works),
     )
 

@@ -209,7 +209,7 @@ class BatchRow(Table):
     until: Mapped[float]
     """Of the server's lease, seconds since 1970 by the database's clock."""
     lost: Mapped[int]
-    """Servers that died at it since its last finished line."""
+    """Servers that ended at it since the first of its open lines is the same."""
 
 
 class BatchPartRow(Table):

@@ -122,31 +122,31 @@ class MeteredClient:
             async for output in outputs:
                 yield output
             return
-        self.traffic.enter(record)
+        adapter = getattr(kwargs.get("lora_request"), "lora_name", None)
         prompted, written = False, dict[int, int]()
         kind = getattr(args[1] if len(args) > 1 else None, "output_kind", None)
-        try:
-            async for output in outputs:
-                if record.first_token is None and output.outputs:
-                    record.first_token = perf_counter()
-                if not prompted and output.prompt_token_ids:
-                    record.prompt_tokens += len(output.prompt_token_ids)
-                    record.cached_tokens += output.num_cached_tokens or 0
-                    prompted = True
-                for choice in output.outputs:  # as they come: a caller may go away in between
-                    new = len(choice.token_ids)
-                    if kind is not RequestOutputKind.DELTA:
-                        before = written.get(choice.index, 0)
-                        written[choice.index], new = new, new - before
-                    record.completion_tokens += new
-                record.answered |= output.finished
-                yield output
-        except Exception:
-            record.failed = True
-            raise
-        finally:
-            self.traffic.leave(record)
-            await outputs.aclose()
+        async with self.traffic.passing(record, adapter), contextlib.aclosing(outputs):
+            try:
+                async for output in outputs:
+                    if record.first_token is None and output.outputs:
+                        record.first_token = perf_counter()
+                    if not prompted and output.prompt_token_ids:
+                        record.prompt_tokens += len(output.prompt_token_ids)
+                        record.cached_tokens += output.num_cached_tokens or 0
+                        prompted = True
+                    for choice in output.outputs:  # as they come: a caller may go away in between
+                        new = len(choice.token_ids)
+                        if kind is not RequestOutputKind.DELTA:
+                            before = written.get(choice.index, 0)
+                            written[choice.index], new = new, new - before
+                        record.completion_tokens += new
+                        # of a request that the engine refuses as it ends, or lets go of
+                        record.aborted |= choice.finish_reason == "abort"
+                    record.answered |= output.finished
+                    yield output
+            except Exception:
+                record.failed = True
+                raise
 
 
 class Engine:
@@ -162,6 +162,11 @@ class Engine:
     @property
     def traffic(self) -> Traffic:
         return self.client.traffic
+
+    @property
+    def dead(self) -> bool:
+        """The engine has stopped, by itself or since the server ends."""
+        return bool(self.client.errored)
 
     # prompts
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import or_, select
@@ -23,10 +22,11 @@ from adapters.connect import Database
 from adapters.digests import digest_file
 from adapters.errors import StoreFailed
 from adapters.home import Home
-from adapters.remote import Remote
+from adapters.remote import Absent, Remote
 from service.database import FileRow
 from service.errors import FileNotFound, InUse
 from service.objects import MOST_S, page_of
+from service.scratch import scratch
 
 UPLOADED = ("fine-tune", "batch", "evals", "user_data")
 """Purposes that a caller may give."""
@@ -104,16 +104,16 @@ class Files:
         """Keep a copy of a content.
 
         Args:
-            id_: of the file, from `derived_id`; a second call changes nothing.
+            id_: of the file, from `derived_id` of what the content follows from; a second call
+                changes nothing, and two at once keep the same file.
 
         Raises:
             StoreFailed: nothing was kept.
         """
-        if id_ is not None:
-            with self._database.read() as session:
-                known = session.scalar(select(FileRow).where(FileRow.id == id_))
-            if known is not None:
-                return _file(known)
+        if id_ is not None and (known := self._known(id_)) is not None:
+            if not self.is_whole(known):
+                self.contents.upload(content, known.id)
+            return known
         now = datetime.now(UTC)
         row = FileRow(
             id=id_ or new_id("file-"), project=about.project, filename=about.filename,
@@ -126,10 +126,31 @@ class Files:
                 session.add(row)
                 session.flush()
                 return _file(row)
-        except BaseException:
-            if id_ is None:  # else another may have kept it meanwhile
+        except Exception:
+            # a connection that broke during the commit doesn't tell whether it happened, and a
+            # derived id is that of every attempt
+            known = self._known(row.id)
+            if known is not None:
+                return known
+            if id_ is None:
                 self.contents.remove([row.id])
             raise
+
+    def _known(self, id_: str) -> File | None:
+        with self._database.read() as session:
+            row = session.scalar(select(FileRow).where(FileRow.id == id_))
+            return None if row is None else _file(row)
+
+    def is_whole(self, file: File) -> bool:
+        """Whether a content is there, with as many bytes as it should have.
+
+        Raises:
+            StoreFailed: the store is away.
+        """
+        try:
+            return self.contents.size(file.id) == file.bytes
+        except Absent:
+            return False
 
     def find(
         self, id_: str, project: str, param: str | None = None, *, expired: bool = False
@@ -137,7 +158,7 @@ class Files:
         """A project's file.
 
         Args:
-            expired: also one that has expired, which is there while something needs it.
+            expired: work that began with a file finds it after its time too.
 
         Raises:
             FileNotFound: there is none, it has expired, or it is another project's.
@@ -209,8 +230,8 @@ class Files:
                 raise _altered(file)
             yield place
             return
-        with TemporaryDirectory(dir=self.scratch) as folder:
-            place = Path(folder) / file.id
+        with scratch(self.scratch) as folder:
+            place = folder / file.id
             self.contents.download(file.id, place)
             if digest_file(place) != file.digest:
                 raise _altered(file)

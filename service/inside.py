@@ -5,6 +5,7 @@ that a request would get; only the key is not asked for, since the record names 
 """
 
 import asyncio
+import logging
 from collections.abc import MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from service.record import RECORD, Record
+
+logger = logging.getLogger("modiste.inside")
+
+GONE_S = 5.0
+"""Longest wait for a route to end whose caller has gone away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +33,13 @@ class Answer:
 async def ask(app: ASGIApp, path: str, body: bytes, record: Record) -> Answer:
     """POST a JSON body. Cancelling it frees what the request holds in the engine."""
     status, headers, pieces = 500, {}, bytearray()
-    sent = False
+    sent, gone = False, asyncio.Event()
 
     async def receive() -> Message:
         nonlocal sent
         if sent:
-            await asyncio.Event().wait()  # the caller never goes away
+            await gone.wait()
+            return {"type": "http.disconnect"}
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -51,8 +58,26 @@ async def ask(app: ASGIApp, path: str, body: bytes, record: Record) -> Answer:
         with suppress(Exception):  # raised again once it was answered and logged
             await app(_scope(path, body, record), receive, send)
 
-    await asyncio.create_task(call())  # a task of its own: the record lives in its context
+    task = asyncio.create_task(call())  # a task of its own: the record lives in its context
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        record.model = None  # what is asked again, or never answered, is nobody's usage
+        # a route that is cancelled leaves its handler at work in the engine; one whose caller
+        # goes away ends it
+        gone.set()
+        await _end(task, path)
+        raise
     return Answer(status, headers, bytes(pieces))
+
+
+async def _end(task: "asyncio.Task[None]", path: str) -> None:
+    await asyncio.wait({task}, timeout=GONE_S)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=GONE_S)
+        if not task.done():
+            logger.error("a line's %s did not end", path)
 
 
 def _scope(path: str, body: bytes, record: Record) -> MutableMapping[str, Any]:

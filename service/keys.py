@@ -104,6 +104,12 @@ class Keys:
                 row.revoked = datetime.now(UTC)
             return _key(row)
 
+    def opens(self, id_: str) -> bool:
+        """Whether work for a key may go on; those of the settings are not in the database."""
+        with self._database.read() as session:
+            row = session.get(KeyRow, id_)
+            return row is None or _key(row).works(datetime.now(UTC))
+
     def by_digest(self) -> dict[bytes, Key]:
         """Every key by the digest of its secret."""
         with self._database.read() as session:

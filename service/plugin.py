@@ -4,10 +4,7 @@ vLLM calls `attach_router` while it builds its app, and `init_state` once its en
 and handlers are there. Our routes replace vLLM's of the same path; all others go.
 """
 
-import asyncio
 from argparse import Namespace
-from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,6 +18,7 @@ from service import errors
 from service.assembly import Plan, assemble
 from service.bounds import body_bounds
 from service.documents import ERRORS
+from service.ending import before_shutdown
 from service.engine import Engine, MeteredClient, engine_errors
 from service.middleware import Edge, Table
 from service.record import current_record
@@ -84,8 +82,9 @@ class ModistePlugin:
             self._app,
         )
         state.modiste = server
-        if server.worker is not None:  # told of the end as soon as vLLM drains its requests
-            _before_shutdown(engine_client, server.worker.end)
+        # told of the end before vLLM drains its requests
+        tell = () if server.worker is None else (server.worker.end,)
+        before_shutdown(engine_client, server.ending, tell)
         _meter_handlers(state, server.engine.client)
         _name_answers(state.openai_serving_models)
         _replace_lora_gauge(engine_client, server.residency)
@@ -133,18 +132,6 @@ def _name_answers(served: Any) -> None:
         return name
 
     served.model_name = model_name
-
-
-def _before_shutdown(client: Any, tell: Callable[[], None]) -> None:
-    """Call `tell` in this event loop when vLLM begins to stop its engine, from any thread."""
-    stop, loop = client.shutdown, asyncio.get_running_loop()
-
-    def shutdown(*args: Any, **kwargs: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended before
-            loop.call_soon_threadsafe(tell)
-        stop(*args, **kwargs)
-
-    client.shutdown = shutdown
 
 
 def _replace_lora_gauge(client: Any, residency: Residency) -> None:

@@ -4,6 +4,7 @@ One record a request travels in a context variable from the edge to the engine a
 back, so that metrics, logs, receipts and holds on versions need no extra arguments.
 """
 
+from asyncio import Semaphore
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Record:
     caller: str = ""
     task: str = ""
     priority: int = PRIORITY_INTERACTIVE
+    sequences: Semaphore | None = None
+    """So many of its sequences may be in the engine at once; None: all."""
     sticky_key: str = ""
     """The caller's own: equal keys are answered by the same side of a canary."""
     model: "Resolved | None" = None
@@ -45,6 +48,8 @@ class Record:
     """The side of a canary that the request fell to."""
     answered: bool = False
     """The engine finished an answer."""
+    aborted: bool = False
+    """The engine let go of it: its answer, whatever status it has, is none."""
     failed: bool = False
     """The engine failed, maybe after the status was sent."""
     status: int = 0

@@ -7,7 +7,7 @@
 import json
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,9 @@ from service.errors import BadRequest, ServiceError
 MAX_LINES = 50_000
 MAX_LINE_BYTES = 16 * 2**20
 MAX_CUSTOM_ID = 512
+_MOST_SEQUENCES = 2**20
+"""More than any engine runs at once."""
+_ARRAYS = ("places", "numbers", "models", "weights", "order")
 _KNOWN = frozenset({"custom_id", "method", "url", "body"})
 
 
@@ -39,6 +42,9 @@ class Index:
 
     Attributes:
         places: byte offset and length of each line that can be asked, [lines, 2], flat.
+        models: which of `names` each line asks, [lines].
+        weights: sequences that each line takes in the engine, [lines].
+        names: of models, in the order in which they come; "" where a line names none.
         order: their indices as they should be asked: those of one model together, which spares
             the engine loads, else as in the file.
         faults: the other lines.
@@ -46,7 +52,10 @@ class Index:
 
     places: "array[int]" = field(default_factory=lambda: array("q"))
     numbers: "array[int]" = field(default_factory=lambda: array("q"))
+    models: "array[int]" = field(default_factory=lambda: array("q"))
+    weights: "array[int]" = field(default_factory=lambda: array("q"))
     order: "array[int]" = field(default_factory=lambda: array("q"))
+    names: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -57,19 +66,16 @@ class Index:
         return self.places[2 * index], self.places[2 * index + 1]
 
     def write(self, path: Path) -> None:
-        told = {
-            "places": self.places.tolist(), "numbers": self.numbers.tolist(),
-            "order": self.order.tolist(), "faults": [asdict(fault) for fault in self.faults],
-        }  # fmt: skip
-        path.write_text(json.dumps(told))
+        told = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        faults = [asdict(fault) for fault in self.faults]
+        path.write_text(json.dumps({**told, "names": self.names, "faults": faults}))
 
     @classmethod
     def read(cls, path: Path) -> Self:
         told = json.loads(path.read_text())
-        return cls(
-            array("q", told["places"]), array("q", told["numbers"]), array("q", told["order"]),
-            [Fault(**fault) for fault in told["faults"]],
-        )  # fmt: skip
+        arrays = {name: array("q", told[name]) for name in _ARRAYS}
+        faults = [Fault(**fault) for fault in told["faults"]]
+        return cls(**arrays, names=told["names"], faults=faults)
 
 
 def index_lines(path: Path, endpoint: str) -> Index:
@@ -80,7 +86,7 @@ def index_lines(path: Path, endpoint: str) -> Index:
     """
     index = Index()
     seen: dict[str, int] = {}
-    models: list[str] = []
+    models: dict[str, int] = {}
     for number, offset, raw in _lines(path):
         if index.total >= MAX_LINES:
             raise BadRequest(
@@ -93,17 +99,33 @@ def index_lines(path: Path, endpoint: str) -> Index:
             continue
         index.places.extend((offset, len(raw)))
         index.numbers.append(number)
-        models.append(str(value["body"].get("model") or ""))
+        name = str(value["body"].get("model") or "")
+        index.models.append(models.setdefault(name, len(models)))
+        index.weights.append(sequences(value["body"]))
     if index.total == 0:
         raise BadRequest(
             "the file has no lines", param="input_file_id", code="empty_file",
             hint="write one request a line",
         )  # fmt: skip
-    first: dict[str, int] = {}
-    for model in models:
-        first.setdefault(model, len(first))
-    index.order.extend(sorted(range(len(models)), key=lambda at: first[models[at]]))
+    index.names.extend(models)
+    index.order.extend(sorted(range(len(index.models)), key=lambda at: index.models[at]))
     return index
+
+
+def sequences(body: Mapping[str, Any]) -> int:
+    """How many sequences a request takes in the engine: prompts or texts, times `n`."""
+    prompts = [
+        len(given)
+        for name in ("prompt", "text", "question")
+        if isinstance(given := body.get(name), list) and not _is_tokens(given)
+    ]
+    n = body.get("n")
+    return min(_MOST_SEQUENCES, max([1, *prompts]) * (n if isinstance(n, int) and n > 0 else 1))
+
+
+def _is_tokens(given: list[Any]) -> bool:
+    """One prompt as token ids, which are not many prompts."""
+    return bool(given) and isinstance(given[0], int)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -113,7 +135,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number, begin = number + 1, offset
             offset += len(raw)
-            if len(raw) > MAX_LINE_BYTES:
+            if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
                 while (rest := file.readline(2**20)) and not rest.endswith(b"\n"):
                     offset += len(rest)
                 offset += len(rest)
@@ -142,7 +164,7 @@ def _line(number: int, raw: bytes, endpoint: str, seen: dict[str, int]) -> dict[
 
 def _object(number: int, raw: bytes) -> dict[str, Any] | str:
     """A line's object, or why it has none."""
-    if len(raw) > MAX_LINE_BYTES:
+    if len(raw.removesuffix(b"\n")) > MAX_LINE_BYTES:
         return f"the line is over {MAX_LINE_BYTES} bytes"
     try:
         value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))

@@ -1,56 +1,64 @@
-"""Answers of a batch on their way: kept in parts, joined in the file's order at the end.
+"""Answers of a batch on their way: kept in parts, joined in the file's order at the end."""
 
-A line of a part is `NUMBER<tab>KIND<tab>JSON`, the kind `o` for the output file and `e` for
-that of errors.
-"""
-
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import BinaryIO
 from uuid import uuid4
 
 from adapters.remote import Remote
+from service.batches.results import ERROR, OUTPUT, Result
+from service.scratch import scratch
 
-OUTPUT, ERROR = "o", "e"
+FOLDER = "batches"
+"""Of the file store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What came of a line."""
+class _Place:
+    """A result's text in the file of all parts."""
 
     number: int
     kind: str
-    told: dict[str, Any]
+    offset: int
+    length: int
 
-    def line(self) -> bytes:
-        text = json.dumps(self.told, ensure_ascii=False)
-        return f"{self.number}\t{self.kind}\t{text}\n".encode()
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The files that a caller gets, where there is anything for them.
+
+    Attributes:
+        lines: in both.
+    """
+
+    output: Path | None
+    errors: Path | None
+    lines: int
 
 
 class Parts:
     """Parts in the file store.
 
     Args:
-        scratch: a folder on this machine.
+        folder: on this machine, for what is on its way.
     """
 
-    def __init__(self, contents: Remote, scratch: Path) -> None:
-        self._contents, self._scratch = contents, scratch
+    def __init__(self, contents: Remote, folder: Path) -> None:
+        self._contents, self._folder = contents, folder
 
-    def write(self, batch: str, results: Sequence[Result]) -> str:
+    def write(self, batch: str, lines: Iterable[bytes]) -> str:
         """Store a part; returns its key.
 
         Raises:
             StoreFailed: nothing was stored.
+            OSError: the folder can't be written.
         """
-        key = f"batches/{batch}/{uuid4().hex}"
-        with TemporaryDirectory(dir=self._scratch) as folder:
-            place = Path(folder) / "part"
+        key = f"{FOLDER}/{batch}/{uuid4().hex}"
+        with scratch(self._folder) as folder:
+            place = folder / "part"
             with place.open("wb") as file:
-                file.writelines(result.line() for result in results)
+                file.writelines(lines)
             self._contents.upload(place, key)
         return key
 
@@ -66,10 +74,8 @@ class Parts:
                 found.add(int(line.partition(b"\t")[0]))
         return found
 
-    def join(
-        self, keys: Sequence[str], more: Iterable[Result], folder: Path
-    ) -> tuple[Path | None, Path | None]:
-        """The output file and the file of errors, where there is anything for them.
+    def join(self, keys: Sequence[str], more: Iterable[Result], folder: Path) -> Joined:
+        """Put all results into files, in the order of their lines.
 
         Args:
             more: results that are in no part.
@@ -78,41 +84,39 @@ class Parts:
             StoreFailed: a part can't be read.
             OSError: the folder can't be written.
         """
-        parts = [folder / f"part-{number}" for number in range(len(keys) + 1)]
-        for key, place in zip(keys, parts, strict=False):
-            self._contents.download(key, place)
-        parts[-1].write_bytes(b"".join(result.line() for result in more))
-        where: list[tuple[int, str, int, int, int]] = []
-        for number, place in enumerate(parts):
-            with place.open("rb") as file:
-                begin = 0
-                for line in file:
-                    said, kind, text = line.split(b"\t", 2)
-                    offset = begin + len(line) - len(text)
-                    where.append((int(said), kind.decode(), number, offset, len(text)))
-                    begin += len(line)
-        where.sort()
-        files = [place.open("rb") for place in parts]
-        try:
-            made = [_collect(where, kind, files, folder) for kind in (OUTPUT, ERROR)]
-        finally:
-            for one in files:
-                one.close()
-        return made[0], made[1]
+        gathered = folder / "gathered"
+        with gathered.open("w+b") as file:  # one file, however many parts there are
+            places: dict[int, _Place] = {}
+            for line in self._lines(keys, more):
+                said, kind, text = line.split(b"\t", 2)
+                place = _Place(int(said), kind.decode(), file.tell(), len(text))
+                # a line that stands in two parts was counted once too often: the first stays
+                if places.setdefault(place.number, place) is place:
+                    file.write(text)
+            ordered = [places[number] for number in sorted(places)]
+            output, errors = (
+                _collect(file, [place for place in ordered if place.kind == kind], folder / name)
+                for kind, name in ((OUTPUT, "output"), (ERROR, "errors"))
+            )
+        return Joined(output, errors, len(ordered))
 
-    def remove(self, keys: Sequence[str]) -> None:
+    def _lines(self, keys: Sequence[str], more: Iterable[Result]) -> Iterator[bytes]:
+        for key in keys:
+            yield from self._contents.read(key).splitlines(keepends=True)
+        for result in more:
+            yield result.line()
+
+    def remove(self, batch: str, keys: Sequence[str]) -> None:
         """Raises StoreFailed when something stays."""
         self._contents.remove(list(keys))
+        self._contents.remove_folder(f"{FOLDER}/{batch}")
 
 
-def _collect(
-    where: Sequence[tuple[int, str, int, int, int]], kind: str, files: Sequence[Any], folder: Path
-) -> Path | None:
-    place, wrote = folder / f"joined-{kind}", False
-    with place.open("wb") as out:
-        for _, its, part, offset, length in where:
-            if its == kind:
-                files[part].seek(offset)
-                out.write(files[part].read(length))
-                wrote = True
-    return place if wrote else None
+def _collect(gathered: BinaryIO, places: Sequence[_Place], path: Path) -> Path | None:
+    if not places:
+        return None
+    with path.open("wb") as out:
+        for place in places:
+            gathered.seek(place.offset)
+            out.write(gathered.read(place.length))
+    return path

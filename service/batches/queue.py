@@ -4,8 +4,8 @@
         |  \\__________|_____________|-> cancelling -> cancelled
         failed
 
-A server leases a batch and renews the lease as lines are answered. Where it dies the lease runs
-out, and another server, or the same one after its start, goes on with the lines that are left.
+A server leases a batch and renews the lease. Where it dies the lease runs out, and another server,
+or the same one after its start, goes on with the lines that are left.
 """
 
 import re
@@ -35,7 +35,7 @@ ENDPOINTS = (
 
 LEASE_S = 15.0
 MOST_LOST = 5
-"""Servers that may die one after the other without a line between."""
+"""Servers that may end one after the other before the first open line is answered."""
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _LONGEST = timedelta(days=7)
 
@@ -55,6 +55,21 @@ class NewBatch:
     window: str
     output_expires_after_s: int | None
     metadata: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a batch ended.
+
+    Attributes:
+        expired: lines that the file of errors has in addition to those that were counted.
+    """
+
+    status: str
+    output_file: str | None = None
+    error_file: str | None = None
+    errors: list[dict[str, Any]] | None = None
+    expired: int = 0
 
 
 def window_of(text: str) -> timedelta:
@@ -120,7 +135,7 @@ class Batches:
             return page_of(session, select(BatchRow).where(of), of, after, limit)
 
     def cancel(self, id_: str, project: str) -> BatchRow:
-        """End a batch; answers that are there stay.
+        """End a batch, at once where no server is at it; answers that are there stay.
 
         Raises:
             BatchNotFound: as `find` says.
@@ -133,37 +148,58 @@ class Batches:
                     f"batch {row.id} is {row.status} and can't be cancelled", param="batch_id",
                     hint="a batch that has ended stays as it is", code="wrong_status",
                 )  # fmt: skip
+            now = datetime.now(UTC)
             if row.status != CANCELLING:
-                row.status, row.cancelling = CANCELLING, datetime.now(UTC)
+                row.status, row.cancelling = CANCELLING, now
+            part = select(BatchPartRow.number).filter_by(batch=id_).limit(1)
+            nobody = row.server is None or row.until < self._database.now(session)
+            if nobody and session.scalar(part) is None:
+                row.status, row.ended, row.server = CANCELLED, now, None
             return row
 
     # for servers
 
-    def lease(self, server: str, own: Collection[str] = ()) -> BatchRow | None:
+    def lease(
+        self, server: str, own: Collection[str] = (), served: Collection[str] = ()
+    ) -> BatchRow | None:
         """Take a batch that nobody works on: of the project with the fewest at work, the oldest.
 
         Args:
             own: batches that the server is at; their leases may have run out while the database
                 was away.
+            served: projects that have to wait for others.
         """
         with self._database.write() as session:
             now = self._database.now(session)
             rows = list(session.scalars(select(BatchRow).where(BatchRow.status.in_(AT_WORK))))
-            free = [row for row in rows if row.until < now and row.id not in own]
+            free = [
+                row for row in rows
+                if row.until < now and row.id not in own and row.project not in served
+            ]  # fmt: skip
             if not free:
                 return None
-            busy = [row.project for row in rows if row.until >= now]
+            busy = [row.project for row in rows if row.until >= now and row.server is not None]
             row = min(free, key=lambda r: (busy.count(r.project), r.number))
             row.lost += row.server is not None
             row.server, row.until = server, now + self.lease_s
             return row
 
-    def waiting(self) -> bool:
+    def waiting(self, served: Collection[str] = ()) -> bool:
         """Whether a look at the queue is worth it."""
-        query = select(BatchRow.number).where(BatchRow.status.in_(AT_WORK)).limit(1)
+        query = (
+            select(BatchRow.number)
+            .where(BatchRow.status.in_(AT_WORK), BatchRow.project.not_in(served))
+            .limit(1)
+        )
         with self._database.read() as session:
             late = BatchRow.until < self._database.now(session)
             return session.scalar(query.where(late)) is not None
+
+    def at_work(self, ids: Collection[str]) -> set[str]:
+        """Those batches that have not ended."""
+        query = select(BatchRow.id).where(BatchRow.status.in_(AT_WORK), BatchRow.id.in_(ids))
+        with self._database.read() as session:
+            return set(session.scalars(query))
 
     def begin(self, id_: str, server: str, total: int) -> BatchRow:
         """The file is read, lines are asked from now on.
@@ -196,8 +232,13 @@ class Batches:
             row.until = self._database.now(session) + self.lease_s
             return row
 
-    def keep(self, id_: str, server: str, place: str, completed: int, failed: int) -> BatchRow:
-        """Count the lines of a part that is stored, and renew the lease.
+    def keep(
+        self, id_: str, server: str, place: str, completed: int, failed: int, *, moved: bool
+    ) -> BatchRow:
+        """Count the lines of a part that is stored, once however often, and renew the lease.
+
+        Args:
+            moved: the first line that was open is answered, so that it ends no servers.
 
         Raises:
             LeaseLost: another server has it; nothing was counted.
@@ -205,12 +246,17 @@ class Batches:
         with self._database.write() as session:
             row = _leased(session, id_, server)
             row.until = self._database.now(session) + self.lease_s
+            if (
+                session.scalar(select(BatchPartRow.number).filter_by(batch=id_, place=place))
+                is not None
+            ):
+                return row
             kept = select(func.count()).select_from(BatchPartRow).where(BatchPartRow.batch == id_)
             number = session.scalar(kept) or 0
             session.add(BatchPartRow(batch=id_, number=number, place=place))
             row.completed += completed
             row.failed += failed
-            row.lost = 0
+            row.lost = 0 if moved else row.lost
             return row
 
     def finalize(self, id_: str, server: str) -> BatchRow:
@@ -226,32 +272,38 @@ class Batches:
                 row.status = FINALIZING
             return row
 
-    def end(
-        self, id_: str, server: str, status: str, *,
-        output_file: str | None = None, error_file: str | None = None,
-        errors: list[dict[str, Any]] | None = None,
-    ) -> None:  # fmt: skip
-        """Say how a batch ended; its parts are no longer needed.
+    def end(self, id_: str, server: str, outcome: Outcome) -> str:
+        """Say how a batch ended, and return its status: a cancel that came meanwhile counts.
 
         Raises:
             LeaseLost: another server has it.
         """
         with self._database.write() as session:
             row = _leased(session, id_, server)
-            row.status, row.ended = status, datetime.now(UTC)
-            row.output_file, row.error_file, row.errors = output_file, error_file, errors
+            row.status = CANCELLED if row.status == CANCELLING else outcome.status
+            row.ended = datetime.now(UTC)
+            row.failed += outcome.expired
+            row.output_file, row.error_file = outcome.output_file, outcome.error_file
+            row.errors = outcome.errors
             row.server, row.until = None, 0.0
             session.execute(delete(BatchPartRow).filter_by(batch=id_))
+            return row.status
 
-    def give_back(self, id_: str, server: str) -> None:
-        """This server ends; another may go on at once.
+    def give_back(self, id_: str, server: str, *, pause_s: float = 0.0, lost: bool = False) -> None:
+        """Another server may go on, or this one later.
+
+        Args:
+            pause_s: not before.
+            lost: it counts as if the server had died at it.
 
         Raises:
             LeaseLost: another server has it.
         """
         with self._database.write() as session:
             row = _leased(session, id_, server)
-            row.server, row.until = None, 0.0
+            row.lost += lost
+            now = self._database.now(session)
+            row.server, row.until = None, now + pause_s if pause_s else 0.0
 
 
 def uses_file(session: Session, file_id: str) -> str | None:

@@ -1,17 +1,24 @@
-"""The server's work on batches: a few at a time, one after the other of each project."""
+"""The server's work on batches: several at a time, of as many projects as wait."""
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Iterable
+from contextlib import suppress
+from time import monotonic
 
 from adapters.errors import AdapterError
-from service.batches.work import Bench, Work
+from service.batches.bench import Bench
+from service.batches.queue import LeaseLost
+from service.batches.sweep import keep_sweeping
+from service.batches.work import Work
 from service.database import BatchRow
 
 logger = logging.getLogger("modiste.batches")
 
-AT_ONCE = 4
+AT_ONCE = 8
 """Batches of one server; their lines share the gate."""
+OF_ANY = 4
+"""Beyond so many, places are for projects that have none at work here."""
 POLL_S = 0.5
 
 
@@ -26,32 +33,54 @@ def gate_places(sequences: int) -> tuple[int, int]:
 
 
 async def run_batches(bench: Bench) -> None:
-    """For as long as the server runs."""
-    following = asyncio.create_task(bench.gate.follow())
-    works: dict[str, asyncio.Task[None]] = {}
+    """Until the server ends."""
+    beside = [
+        asyncio.create_task(bench.gate.follow()), asyncio.create_task(keep_sweeping(bench))
+    ]  # fmt: skip
+    works: dict[asyncio.Task[None], BatchRow] = {}
     try:
-        while True:
-            works = {id_: task for id_, task in works.items() if not task.done()}
-            if len(works) < AT_ONCE and (batch := await _next(bench, works)) is not None:
-                works[batch.id] = asyncio.create_task(Work(bench, batch).run())
-                works[batch.id].add_done_callback(_told)
+        while not bench.ending.begun:
+            works = {task: batch for task, batch in works.items() if not task.done()}
+            if (found := await _next(bench, works.values())) is not None:
+                works[_start(bench, *found)] = found[0]
+                await asyncio.sleep(0)  # it has to run to see that it is cancelled
                 continue
-            await asyncio.sleep(POLL_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(bench.ending.wait(), POLL_S)
     finally:
-        following.cancel()
-        for task in works.values():
+        for task in (*beside, *works):
             task.cancel()
-        await asyncio.gather(*works.values(), return_exceptions=True)
+        await asyncio.gather(*beside, *works, return_exceptions=True)
 
 
-async def _next(bench: Bench, own: Collection[str]) -> BatchRow | None:
+def _start(bench: Bench, batch: BatchRow, taken: float) -> "asyncio.Task[None]":
+    task = asyncio.create_task(Work(bench, batch, taken).run())
+    task.add_done_callback(_told)
+    return task
+
+
+async def _next(bench: Bench, own: Iterable[BatchRow]) -> tuple[BatchRow, float] | None:
+    """A batch to work on, and when it was leased."""
+    own = list(own)
+    if len(own) >= AT_ONCE or bench.dead():
+        return None
+    served = {batch.project for batch in own} if len(own) >= OF_ANY else set()
     try:
-        if not await asyncio.to_thread(bench.batches.waiting):
+        if not await asyncio.to_thread(bench.batches.waiting, served):
             return None
-        return await asyncio.to_thread(bench.batches.lease, bench.server, list(own))
+        taken, ids = monotonic(), [batch.id for batch in own]
+        batch = await asyncio.to_thread(bench.batches.lease, bench.server, ids, served)
+        if batch is not None and bench.ending.begun:
+            with suppress(LeaseLost):
+                await asyncio.to_thread(bench.batches.give_back, batch.id, bench.server)
+            return None
     except AdapterError as error:
         logger.warning("batches can't be looked for: %s", error)
         return None
+    except Exception:  # whatever it is, batches go on
+        logger.exception("batches can't be looked for")
+        return None
+    return None if batch is None else (batch, taken)
 
 
 def _told(task: "asyncio.Task[None]") -> None:

@@ -1,314 +1,267 @@
-"""One batch at work in this server: read its file, ask line after line, keep what comes."""
+"""One batch at work in this server: read its file, ask its lines, join what came."""
 
 import asyncio
-import json
 import logging
-import os
-import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
-from uuid import uuid4
 
+from adapters.digests import digest_file
 from adapters.errors import AdapterError, StoreFailed
-from service.batches.gate import Gate
-from service.batches.lines import Fault, Index, index_lines
-from service.batches.parts import ERROR, OUTPUT, Parts, Result
-from service.batches.queue import (
-    CANCELLED,
-    CANCELLING,
-    COMPLETED,
-    EXPIRED,
-    FAILED,
-    MOST_LOST,
-    Batches,
-    LeaseLost,
-)
-from service.children import Children
+from service.batches.asking import Asking, Lines
+from service.batches.bench import Bench
+from service.batches.keeping import Keeping
+from service.batches.lease import Lease
+from service.batches.lines import Index, index_lines
+from service.batches.queue import COMPLETED, EXPIRED, FAILED, MOST_LOST, LeaseLost, Outcome
+from service.batches.results import Result, Teller
+from service.batches.verdict import LOST, Verdict
 from service.database import BatchRow
-from service.errors import BadRequest, FileNotFound
-from service.files import About, Files, derived_id
-from service.inside import Answer
-from service.record import PRIORITY_BATCH, Record
-from service.telemetry import Metrics
+from service.errors import BadRequest, FileNotFound, NotReady
+from service.files import About, File, derived_id
+from service.scratch import scratch
 
 logger = logging.getLogger("modiste.batches")
 
-KEEP_EVERY_S = 1.0
-"""What a crash repeats at most: a line that is kept is never asked again."""
+LOOK_S = 0.5
+"""Between looks at what became of a batch."""
+PAUSE_S = 10.0
+"""Before a batch is tried again that something failed for."""
 IN_PROCESS_BYTES = 2**20
 """Smaller files are read by the server itself: a process would take longer to start."""
-TRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Pauses before a line is asked again that the server had no room for."""
-_PASSING = frozenset({429, 503})
-
-_LOST = {
-    "code": "servers_lost", "param": None, "line": None,
-    "message": f"{MOST_LOST} servers ended one after the other at this batch",
-}  # fmt: skip
-
-T = TypeVar("T")
-Ask = Callable[[str, bytes, Record], Awaitable[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What all batches of a server share."""
-
-    batches: Batches
-    files: Files
-    parts: Parts
-    children: Children
-    gate: Gate
-    ask: Ask
-    server: str
-    metrics: Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """The file that is asked, open."""
-
-    descriptor: int
-    index: Index
-
-    def read(self, at: int) -> dict[str, Any]:
-        """A line that was found to be a request."""
-        offset, length = self.index.place(at)
-        raw = os.pread(self.descriptor, length, offset)
-        line: dict[str, Any] = json.loads(raw.decode("utf-8-sig"))
-        return line
+_LATE = timedelta(hours=1)
+"""So long the lines of a batch that has expired are looked for."""
+_LAST_TRIES = 3
+"""To give a batch back, when the server ends."""
 
 
 class Work:
-    """A batch that this server leased."""
+    """A batch that this server leased.
 
-    def __init__(self, bench: Bench, batch: BatchRow) -> None:
+    Args:
+        taken: when, by the monotonic clock.
+    """
+
+    def __init__(self, bench: Bench, batch: BatchRow, taken: float) -> None:
         self._bench, self._batch = bench, batch
-        self._results: list[Result] = []
+        self._lease = Lease(
+            bench.batches, batch, bench.server, taken, bench.keys.opens, bench.leasing
+        )
+        self._kept = Keeping(bench.parts, bench.batches, self._lease, bench.server)
+        self._tell = Teller(batch.id)
 
     async def run(self) -> None:
         """To its end, or until the server ends or another has the batch."""
+        working = asyncio.create_task(self._work())
+        renewing = asyncio.create_task(self._lease.keep())
         try:
-            with ExitStack() as stack:
-                await self._work(stack)
-        except LeaseLost:
-            logger.warning("%s is another server's now", self._batch.id)
+            await asyncio.wait({working, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                await self._after(working.exception())
+            else:
+                logger.warning("%s is another server's now", self._batch.id)
         except asyncio.CancelledError:
+            working.cancel()
             await asyncio.shield(self._give_back())
             raise
-        except AdapterError as error:  # the store or the database is away: the lease runs out
-            logger.warning("%s waits: %s", self._batch.id, error)
+        finally:
+            for task in (working, renewing):
+                task.cancel()
+            await asyncio.gather(working, renewing, return_exceptions=True)
 
-    async def _work(self, stack: ExitStack) -> None:
-        bench, id_ = self._bench, self._batch.id
+    async def _after(self, error: BaseException | None) -> None:
+        """What follows when the work ended with an error."""
+        id_ = self._batch.id
+        if isinstance(error, LeaseLost):
+            logger.warning("%s is another server's now", id_)
+        elif isinstance(error, AdapterError | OSError):  # away or full: no fault of the batch
+            logger.warning("%s waits: %s", id_, error)
+            await self._give_back(pause_s=PAUSE_S)
+        elif error is not None:
+            logger.error("%s is given back", id_, exc_info=error)
+            await self._give_back(pause_s=PAUSE_S, lost=True)
+
+    async def _work(self) -> None:
+        await self._lease.renew()
+        verdict = self._lease.verdict()
+        if verdict is None and self._batch.lost >= MOST_LOST:
+            verdict = Verdict(FAILED, LOST)
+        with ExitStack() as stack:
+            lines = None
+            if verdict is None or verdict.status == EXPIRED:
+                lines, verdict = await self._open(stack, verdict)
+            if lines is not None:
+                verdict = await self._ask(lines, verdict)
+            await self._finish(lines, verdict or Verdict(COMPLETED))
+
+    # the file
+
+    async def _open(
+        self, stack: ExitStack, verdict: Verdict | None
+    ) -> tuple[Lines | None, Verdict | None]:
+        """The lines, where they can be had; and how the batch ends."""
         try:
             place = await self._content(stack)
             index = await self._index(place)
         except (BadRequest, FileNotFound) as error:
-            told = {"code": error.code, "message": error.message, "param": error.param}
-            await self._end(FAILED, errors=[{**told, "line": None}])
-            return
-        keys = await asyncio.to_thread(bench.batches.parts, id_)
-        done = await self._renewing(asyncio.to_thread(bench.parts.numbers, keys))
-        batch = await asyncio.to_thread(bench.batches.begin, id_, bench.server, index.total)
-        self._results += [_refused(f) for f in index.faults if f.number not in done]
-        lines = Lines(os.open(place, os.O_RDONLY), index)
-        stack.callback(os.close, lines.descriptor)
-        left = [at for at in index.order if index.numbers[at] not in done]
-        logger.info("%s: %d of %d lines are left", id_, len(left), index.total)
-        status = _overdue(batch) if left else COMPLETED
-        if status is None:
-            status = FAILED if batch.lost >= MOST_LOST else await self._follow(lines, left)
-        await self._finish(lines, status)
+            return None, verdict or Verdict.of(error)
+        except NotReady as error:
+            if verdict is None and self._batch.lost + 1 < MOST_LOST:
+                raise
+            return None, verdict or Verdict.of(error)
+        except (AdapterError, OSError):
+            if verdict is None or datetime.now(UTC) < self._batch.expires + _LATE:
+                raise
+            return None, verdict
+        return await asyncio.to_thread(Lines.open, place, index), verdict
 
     async def _content(self, stack: ExitStack) -> Path:
-        file = await asyncio.to_thread(
-            self._bench.files.find, self._batch.input_file, self._batch.project, "input_file_id"
-        )
-        return await asyncio.to_thread(stack.enter_context, self._bench.files.content(file))
+        files, batch = self._bench.files, self._batch
+
+        def find() -> File:
+            return files.find(batch.input_file, batch.project, "input_file_id", expired=True)
+
+        file = await asyncio.to_thread(find)
+        return await asyncio.to_thread(stack.enter_context, files.content(file))
 
     async def _index(self, place: Path) -> Index:
         endpoint = self._batch.endpoint
         if (await asyncio.to_thread(place.stat)).st_size <= IN_PROCESS_BYTES:
             return await asyncio.to_thread(index_lines, place, endpoint)
-        with TemporaryDirectory(dir=self._bench.files.scratch) as folder:
-            out = Path(folder) / "index"
-            await self._renewing(
-                self._bench.children.run("service.batches.lines", str(place), endpoint, str(out))
-            )
+        with scratch(self._bench.files.scratch) as folder:
+            out = folder / "index"
+            await self._bench.children.run("service.batches.lines", str(place), endpoint, str(out))
             return await asyncio.to_thread(Index.read, out)
 
     # on the way
 
-    async def _follow(self, lines: Lines, left: list[int]) -> str:
+    async def _ask(self, lines: Lines, verdict: Verdict | None) -> Verdict | None:
         """Ask all lines that are left; how the batch ends."""
-        asking = asyncio.create_task(self._ask_all(lines, left))
-        try:
-            while not asking.done():
-                await asyncio.wait({asking}, timeout=KEEP_EVERY_S)
-                batch = await self._keep()
-                if batch is not None and not asking.done() and (status := _overdue(batch)):
-                    return status
-            await asking
-        finally:
-            asking.cancel()
-            await asyncio.wait({asking})
-        return COMPLETED
-
-    async def _ask_all(self, lines: Lines, left: list[int]) -> None:
-        gate = self._bench.gate
-        async with asyncio.TaskGroup() as group:
-            for at in left:
-                await gate.enter()
-                task = group.create_task(self._line(lines, at))
-                task.add_done_callback(lambda _: gate.leave())
-
-    async def _line(self, lines: Lines, at: int) -> None:
-        asked = lines.read(at)
-        answer = await self._answer(json.dumps(asked["body"]).encode())
-        result = _result(lines.index.numbers[at], asked["custom_id"], answer)
-        self._results.append(result)
-        outcome = "answered" if result.kind == OUTPUT else "failed"
-        self._bench.metrics.batch_lines.labels(outcome).inc()
-
-    async def _answer(self, body: bytes) -> Answer:
-        for pause in (*TRIES_S, None):
-            record = Record(
-                uuid4().hex, self._batch.endpoint, project=self._batch.project,
-                caller=self._batch.caller, priority=PRIORITY_BATCH,
-            )  # fmt: skip
-            answer = await self._bench.ask(self._batch.endpoint, body, record)
-            if answer.status not in _PASSING or pause is None:
-                break
-            await asyncio.sleep(pause)
-        return answer
-
-    async def _keep(self) -> BatchRow | None:
-        """Store what came since the last time; None where the database or the store is away."""
-        bench, results = self._bench, self._results
-        try:
-            if not results:
-                return await self._renew()
-            self._results = []
-            place = await asyncio.to_thread(bench.parts.write, self._batch.id, results)
-            failed = sum(result.kind == ERROR for result in results)
-            return await asyncio.to_thread(
-                bench.batches.keep, self._batch.id, bench.server, place,
-                len(results) - failed, failed,
-            )  # fmt: skip
-        except StoreFailed as error:
-            logger.warning("%s: answers are kept in memory: %s", self._batch.id, error)
-            if results is not self._results:
-                self._results = results + self._results
+        bench, id_, index = self._bench, self._batch.id, lines.index
+        keys = await asyncio.to_thread(bench.batches.parts, id_)
+        done = await asyncio.to_thread(bench.parts.numbers, keys)
+        await asyncio.to_thread(bench.batches.begin, id_, bench.server, index.total)
+        for fault in index.faults:
+            if fault.number not in done:
+                self._kept.add(self._tell.refused(fault))
+        left = [at for at in index.order if index.numbers[at] not in done]
+        logger.info("%s: %d of %d lines are left", id_, len(left), index.total)
+        if not left:
             return None
+        if verdict is not None:
+            return verdict
+        asking = Asking(bench, self._batch, lines, left, self._kept)
+        while asking.left:
+            if (verdict := await self._follow(asking)) is not None:
+                return verdict
+            if asking.left:  # the lease has to be renewed first
+                await asyncio.sleep(LOOK_S)
+        return None
 
-    async def _renewing(self, work: Coroutine[Any, Any, T]) -> T:
-        """Keep the lease while something takes its time."""
-        task = asyncio.create_task(work)
+    async def _follow(self, asking: Asking) -> Verdict | None:
+        """Ask lines while the lease is held; how the batch ends before the last."""
+        task = asyncio.create_task(asking.run())
         try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=self._bench.batches.lease_s / 5)
-                await self._renew()
-            return await task
+            while not task.done() and self._lease.held:
+                await asyncio.wait({task}, timeout=LOOK_S)
+                self._kept.tend()
+                if not task.done() and (verdict := self._lease.verdict()) is not None:
+                    return verdict
+            if task.done():
+                await task
+            else:
+                logger.warning("%s pauses: its lease can't be renewed", self._batch.id)
+            return None
         finally:
             task.cancel()
-
-    async def _renew(self) -> BatchRow:
-        bench = self._bench
-        return await asyncio.to_thread(bench.batches.renew, self._batch.id, bench.server)
+            await asyncio.wait({task})
 
     # the end
 
-    async def _finish(self, lines: Lines, status: str) -> None:
+    async def _finish(self, lines: Lines | None, verdict: Verdict) -> None:
         """Join the parts into the files that the caller gets."""
         batch, bench = self._batch, self._bench
-        while self._results:
-            if await self._keep() is None:
-                await asyncio.sleep(KEEP_EVERY_S)
+        await self._keep()
         await asyncio.to_thread(bench.batches.finalize, batch.id, bench.server)
         keys = await asyncio.to_thread(bench.batches.parts, batch.id)
-        more: list[Result] = []
-        if status == EXPIRED:
-            done = await asyncio.to_thread(bench.parts.numbers, keys)
-            more = [
-                _expired(number, lines.read(at)["custom_id"])
-                for at, number in enumerate(lines.index.numbers)
-                if number not in done
-            ]
-        output, errors = await self._renewing(asyncio.to_thread(self._join, keys, more))
-        reasons = [_LOST] if status == FAILED else None
-        await self._end(status, output_file=output, error_file=errors, errors=reasons)
-        with suppress(StoreFailed):
-            await asyncio.to_thread(bench.parts.remove, keys)
+        late = lines if verdict.status == EXPIRED else None
+        # whatever went wrong, a batch is not complete without each of its lines
+        least = lines.index.total if lines is not None and verdict.status == COMPLETED else None
+        files, expired = await asyncio.to_thread(self._join, keys, late, least)
+        output, errors = (None if file is None else file.id for file in files)
+        reasons = None if verdict.error is None else [verdict.error]
+        outcome = Outcome(verdict.status, output, errors, reasons, expired)
+        status = await asyncio.to_thread(bench.batches.end, batch.id, bench.server, outcome)
+        logger.info("%s is %s", batch.id, status)
+        with suppress(StoreFailed):  # what stays is swept later
+            await asyncio.to_thread(self._remove, keys, files)
 
-    def _join(self, keys: list[str], more: list[Result]) -> tuple[str | None, str | None]:
-        """Ids of the output file and the file of errors."""
-        batch, files = self._batch, self._bench.files
-        with TemporaryDirectory(dir=files.scratch) as folder:
-            joined = self._bench.parts.join(keys, more, Path(folder))
-            ids: list[str | None] = [None, None]
-            for at, kind in enumerate(("output", "error")):
-                if (place := joined[at]) is not None:
-                    about = About(
-                        batch.project, f"{batch.id}_{kind}.jsonl", "batch_output",
-                        batch.output_expires_after_s,
-                    )  # fmt: skip
-                    ids[at] = files.add(place, about, derived_id(batch.id, kind)).id
-        return ids[0], ids[1]
+    async def _keep(self) -> None:
+        """Keep all that came, however long that takes."""
+        while True:
+            try:
+                await self._kept.keep()
+                return
+            except (AdapterError, OSError) as error:
+                logger.warning("%s: answers stay in memory: %s", self._batch.id, error)
+            await asyncio.sleep(LOOK_S)
 
-    async def _end(self, status: str, **more: Any) -> None:
+    def _join(
+        self, keys: list[str], late: Lines | None, least: int | None
+    ) -> tuple[tuple[File | None, File | None], int]:
+        """The output file and the file of errors; and how many lines have expired."""
         bench = self._bench
-        await asyncio.to_thread(bench.batches.end, self._batch.id, bench.server, status, **more)
-        logger.info("%s is %s", self._batch.id, status)
+        more: list[Result] = []
+        if late is not None:
+            more.extend(self._expired(late, bench.parts.numbers(keys)))
+        with scratch(bench.files.scratch) as folder:
+            joined = bench.parts.join(keys, more, folder)
+            if least is not None and joined.lines < least:
+                raise RuntimeError(f"{joined.lines} of {least} lines are in parts")
+            files = self._add(joined.output, "output"), self._add(joined.errors, "error")
+            return files, len(more)
 
-    async def _give_back(self) -> None:
-        """This server ends: keep what came, and let another go on."""
-        with suppress(LeaseLost, AdapterError):
-            await self._keep()
-            bench = self._bench
-            await asyncio.to_thread(bench.batches.give_back, self._batch.id, bench.server)
+    def _expired(self, lines: Lines, done: Iterable[int]) -> Iterator[Result]:
+        done = set(done)
+        for at, number in enumerate(lines.index.numbers):
+            if number not in done:
+                yield self._tell.expired(number, lines.read(at)["custom_id"])
 
+    def _add(self, place: Path | None, kind: str) -> File | None:
+        if place is None:
+            return None
+        batch, digest = self._batch, digest_file(place)
+        about = About(
+            batch.project, f"{batch.id}_{kind}.jsonl", "batch_output",
+            batch.output_expires_after_s,
+        )  # fmt: skip
+        # its digest too: attempts that differ must not write over each other's content
+        return self._bench.files.add(place, about, derived_id(batch.id, kind, digest))
 
-def _overdue(batch: BatchRow) -> str | None:
-    """How a batch ends that asks no more lines; None: it goes on."""
-    if batch.status == CANCELLING:
-        return CANCELLED
-    return EXPIRED if datetime.now(UTC) >= batch.expires else None
+    def _remove(self, keys: list[str], files: tuple[File | None, ...]) -> None:
+        """The batch has ended; its parts are needed while its files are not whole."""
+        bench = self._bench
+        if all(file is None or bench.files.is_whole(file) for file in files):
+            bench.parts.remove(self._batch.id, keys)
+        else:
+            logger.error("the files of %s are not whole; its parts stay", self._batch.id)
 
+    async def _give_back(self, *, pause_s: float = 0.0, lost: bool = False) -> None:
+        """Keep what came, and let another server go on, or this one later."""
+        tries = 0
+        while tries < _LAST_TRIES or not self._bench.ending.begun:
+            tries += 1
+            try:
+                with suppress(LeaseLost):
+                    await self._kept.keep()
+                    await asyncio.to_thread(self._put_back, pause_s, lost)
+                return
+            except (AdapterError, OSError) as error:
+                logger.warning("%s is not given back yet: %s", self._batch.id, error)
+            await asyncio.sleep(LOOK_S)
 
-def _told(custom_id: str | None, response: dict[str, Any] | None, error: Any) -> dict[str, Any]:
-    """OpenAI's line of an output file."""
-    id_ = f"batch_req_{secrets.token_hex(12)}"
-    return {"id": id_, "custom_id": custom_id, "response": response, "error": error}
-
-
-def _result(number: int, custom_id: str, answer: Answer) -> Result:
-    response = {
-        "status_code": answer.status, "request_id": answer.headers.get("x-request-id", ""),
-        "body": json.loads(answer.body),
-    }  # fmt: skip
-    if (receipt := answer.headers.get("x-modiste-receipt")) is not None:
-        response["receipt"] = receipt
-    kind = OUTPUT if answer.status == 200 else ERROR
-    return Result(number, kind, _told(custom_id, response, None))
-
-
-def _refused(fault: Fault) -> Result:
-    error = {
-        "code": fault.code, "message": f"line {fault.number}: {fault.message}",
-        "param": fault.param, "line": fault.number,
-    }  # fmt: skip
-    return Result(fault.number, ERROR, _told(fault.custom_id, None, error))
-
-
-def _expired(number: int, custom_id: str) -> Result:
-    error = {
-        "code": "batch_expired", "param": None, "line": number,
-        "message": "this request could not be executed before the completion window expired",
-    }  # fmt: skip
-    return Result(number, ERROR, _told(custom_id, None, error))
+    def _put_back(self, pause_s: float, lost: bool) -> None:
+        self._bench.batches.give_back(
+            self._batch.id, self._bench.server, pause_s=pause_s, lost=lost
+        )

@@ -5,10 +5,12 @@ killed.
 """
 
 import asyncio
+import functools
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +22,7 @@ import httpx
 import openai
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
@@ -27,14 +30,15 @@ from adapters.registry import Registry
 from bench.servers import free_port
 from service import errors
 from service.auth import Authenticator
+from service.batches.bench import Bench
 from service.batches.gate import Gate
 from service.batches.parts import Parts
 from service.batches.queue import Batches
 from service.batches.runner import run_batches
-from service.batches.work import Bench
 from service.bounds import body_bounds
 from service.children import Children
 from service.documents import ERRORS
+from service.ending import Ending, before_shutdown
 from service.errors import BadRequest, Overloaded
 from service.files import new_id
 from service.inside import ask
@@ -70,6 +74,30 @@ class Desk:
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
 
+def until_caller_goes(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """As vLLM's `with_cancellation`: waits for the handler or for the caller to go away."""
+
+    @functools.wraps(handler)
+    async def wrapper(raw_request: Request) -> Any:
+        async def listen() -> None:
+            while (await raw_request.receive())["type"] != "http.disconnect":
+                pass
+
+        await raw_request.body()
+        handling, listening = (
+            asyncio.create_task(handler(raw_request)),
+            asyncio.create_task(listen()),
+        )
+        done, pending = await asyncio.wait(
+            [handling, listening], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in pending:
+            task.cancel()
+        return handling.result() if handling in done else None
+
+    return wrapper
+
+
 class StandIn:
     """Answers /v1/generate in place of the engine; what a prompt begins with decides how.
 
@@ -80,26 +108,38 @@ class StandIn:
     def __init__(self, log: Path) -> None:
         self.log, self.router, self._seen = log, APIRouter(), Counter[str]()
         self.running = self.most = 0
-        self.router.post("/v1/generate")(self.generate)
+        self.draining = self.dead = False
+        self.traffic = Traffic()
+        self.router.post("/v1/generate")(until_caller_goes(self.generate))
 
-    async def generate(self, raw_request: Request) -> dict[str, Any]:
+    def shutdown(self) -> None:
+        """As vLLM's engine client: from now on every answer is none, with status 200."""
+        self.draining = True
+
+    async def generate(self, raw_request: Request) -> Any:
         prompt = str((await raw_request.json())["prompt"])
         record = current_record()
         assert record is not None
         with self.log.open("a") as file:
-            file.write(f"{prompt} {record.project} {record.caller} {record.priority}\n")
+            file.write(
+                f"{ascii(prompt)[1:-1]} {record.project} {record.caller} {record.priority}\n"
+            )
         self.running += 1
         self.most = max(self.most, self.running)
+        self.traffic.enter(record)
         try:
             return await self._answer(prompt)
         finally:
             self.running -= 1
+            self.traffic.leave(record)
 
-    async def _answer(self, prompt: str) -> dict[str, Any]:
+    async def _answer(self, prompt: str) -> Any:
         self._seen[prompt] += 1
         what, _, rest = prompt.partition(" ")
-        if what == "slow":
-            await asyncio.sleep(0.05)
+        if self.draining:
+            return {"object": "generate", "text": ""}
+        if what in ("slow", "fatal"):
+            await asyncio.sleep(0.05 if what == "slow" else 1.2)
         elif what == "never":
             await asyncio.sleep(3600)
         elif what == "wrong":
@@ -108,7 +148,19 @@ class StandIn:
             raise Overloaded("no room")
         elif what == "broken":
             raise RuntimeError("a bug")
-        return {"object": "generate", "text": rest}
+        elif what == "unreadable":
+            return PlainTextResponse("no JSON")
+        lost = self._is_lost(what, prompt)
+        return {"object": "generate", "text": "" if lost else rest}
+
+    def _is_lost(self, what: str, prompt: str) -> bool:
+        """Whether the engine ends or lets go of the request on the way."""
+        record = current_record()
+        if what == "aborted" and self._seen[prompt] < 3 and record is not None:
+            record.aborted = True
+            return True
+        self.dead |= what in ("deadly", "fatal")
+        return self.draining or self.dead
 
     def asked(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -129,10 +181,14 @@ def make_app(
         if stand_in is None:
             yield
             return
+        ending = Ending()
         bench = Bench(
-            queue, cabinet.files, Parts(cabinet.files.contents, cabinet.files.scratch), children,
-            Gate(Traffic(), 8, 2), partial(ask, app), new_id("server-"), metrics,
+            batches=queue, files=cabinet.files, keys=made, children=children, metrics=metrics,
+            parts=Parts(cabinet.files.contents, cabinet.files.scratch),
+            gate=Gate(stand_in.traffic, 8, 2), ask=partial(ask, app), ending=ending,
+            dead=lambda: stand_in.dead, server=new_id("server-"),
         )  # fmt: skip
+        before_shutdown(stand_in, ending)
         task = asyncio.create_task(run_batches(bench))
         yield
         task.cancel()
@@ -183,9 +239,25 @@ def desk(
         thread.join()
 
 
+class Draining(uvicorn.Server):
+    """As vLLM's server: at SIGTERM the engine drains, and HTTP ends some time after."""
+
+    stand_in: StandIn
+    drains_s = 1.0
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        def drain() -> None:
+            self.stand_in.shutdown()
+            time.sleep(self.drains_s)
+            self.should_exit = True
+
+        threading.Thread(target=drain).start()
+
+
 if __name__ == "__main__":
     _home, _port, _log = sys.argv[1:]
-    uvicorn.run(
-        make_app(Registry.open(Path(_home)), Settings(), StandIn(Path(_log))),
-        port=int(_port), log_level="info",
-    )  # fmt: skip
+    _stand_in = StandIn(Path(_log))
+    _app = make_app(Registry.open(Path(_home)), Settings(), _stand_in)
+    _server = Draining(uvicorn.Config(_app, port=int(_port), log_level="info"))
+    _server.stand_in = _stand_in
+    _server.run()

@@ -21,8 +21,10 @@ class FakeClient:
 
     model_config = SimpleNamespace(max_model_len=64, dtype="torch.float32")
 
-    def __init__(self, *outputs: dict[int, list[int]], breaks: bool = False) -> None:
-        self.outputs, self.breaks = outputs, breaks
+    def __init__(
+        self, *outputs: dict[int, list[int]], breaks: bool = False, ends: str = "stop"
+    ) -> None:
+        self.outputs, self.breaks, self.ends = outputs, breaks, ends
 
     async def generate(self, *_args: Any, **_more: Any) -> AsyncIterator[Any]:
         for number, choices in enumerate(self.outputs, start=1):
@@ -31,7 +33,8 @@ class FakeClient:
                 finished=number == len(self.outputs) and not self.breaks,
                 outputs=[
                     SimpleNamespace(
-                        index=i, token_ids=ids, logprobs=[{7: SimpleNamespace(logprob=-1.0)}]
+                        index=i, token_ids=ids, logprobs=[{7: SimpleNamespace(logprob=-1.0)}],
+                        finish_reason=self.ends if number == len(self.outputs) else None,
                     )
                     for i, ids in choices.items()
                 ],
@@ -91,6 +94,55 @@ def test_what_was_written_before_the_engine_broke_is_counted() -> None:
     with pytest.raises(RuntimeError):
         asyncio.run(ask())
     assert (record.prompt_tokens, record.completion_tokens, record.failed) == (4, 2, True)
+
+
+@pytest.mark.parametrize(("ends", "aborted"), [("stop", False), ("length", False), ("abort", True)])
+def test_an_answer_that_the_engine_let_go_of_is_marked(ends: str, aborted: bool) -> None:
+    for outputs in ([{0: []}], [{0: [5]}, {0: [5], 1: []}]):  # refused, and ended on its way
+        assert counted(FakeClient(*outputs, ends=ends), DELTA).aborted is aborted
+
+
+def test_a_request_has_so_many_sequences_at_once_in_the_engine_as_it_may() -> None:
+    at_once, most = 0, 0
+
+    class Busy(FakeClient):
+        async def generate(self, *_args: Any, **_more: Any) -> AsyncIterator[Any]:
+            nonlocal at_once, most
+            at_once, most = at_once + 1, max(most, at_once + 1)
+            await asyncio.sleep(0.01)
+            async for output in super().generate():
+                yield output
+            at_once -= 1
+
+    async def ask(record: Record) -> None:
+        set_record(record)
+        client: Any = MeteredClient(Busy({0: [5]}))  # type: ignore[arg-type]
+
+        async def sequence() -> None:
+            async for _ in client.generate(None, SamplingParams(), "r"):
+                pass
+
+        await asyncio.gather(*(sequence() for _ in range(6)))
+
+    asyncio.run(ask(Record("id", "/v1/generate")))
+    assert most == 6
+    most = 0
+    asyncio.run(ask(Record("id", "/v1/generate", sequences=asyncio.Semaphore(2))))
+    assert most == 2
+
+
+def test_the_traffic_knows_which_adapters_are_waited_for() -> None:
+    async def ask() -> None:
+        set_record(Record("id", "/v1/generate"))
+        client: Any = MeteredClient(FakeClient({0: [5]}))  # type: ignore[arg-type]
+        lora = SimpleNamespace(lora_name="digest")
+        async for _ in client.generate(None, SamplingParams(), "r", lora_request=lora):
+            assert (client.traffic.interactive, client.traffic.adapters) == (1, {"digest"})
+        assert (client.traffic.interactive, client.traffic.adapters) == (0, set())
+        async for _ in client.generate(None, SamplingParams(), "r", lora_request=None):
+            assert (client.traffic.interactive, client.traffic.adapters) == (1, set())
+
+    asyncio.run(ask())
 
 
 def test_the_proof_of_a_version_is_not_the_requests_usage(

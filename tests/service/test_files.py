@@ -5,6 +5,7 @@ import io
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from adapters.errors import StoreFailed
 from adapters.home import Home
 from adapters.registry import Registry
 from service.database import FileRow
-from service.errors import InUse
-from service.files import About, Files
+from service.errors import FileNotFound, InUse
+from service.files import About, Files, derived_id
 from tests.service.desk import Desk, desk
 
 CHAT = (
@@ -283,6 +285,66 @@ class TestFiles:
         with pytest.raises(StoreFailed):
             files.add(content, About("ours", "a.jsonl", "fine-tune"))
         assert [path.name for path in registry.home.files.iterdir() if path.is_file()] == []
+
+    @pytest.mark.parametrize("id_", [None, derived_id("batch_a", "output")])
+    def test_a_break_after_the_commit_loses_nothing(
+        self, registry: Registry, content: Path, monkeypatch: pytest.MonkeyPatch, id_: str | None
+    ) -> None:
+        files, write = Files(registry.database, registry.home), registry.database.write
+
+        @contextmanager
+        def breaks() -> Iterator[Session]:
+            with write() as session:
+                yield session
+            raise StoreFailed("the connection broke")
+
+        monkeypatch.setattr(registry.database, "write", breaks)
+        file = files.add(content, About("ours", "a.jsonl", "batch_output"), id_)
+        assert files.find(file.id, "ours") == file
+        with files.content(file) as place:
+            assert place.read_bytes() == CHAT
+
+    def test_an_attempt_that_fails_takes_nothing_from_another(
+        self, registry: Registry, content: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files, write, id_ = (
+            Files(registry.database, registry.home),
+            registry.database.write,
+            "file-d",
+        )
+        about = About("ours", "a.jsonl", "batch_output")
+
+        @contextmanager
+        def overtaken() -> Iterator[Session]:
+            monkeypatch.setattr(registry.database, "write", write)
+            Files(registry.database, registry.home).add(content, about, id_)
+            with write() as session:
+                yield session
+
+        monkeypatch.setattr(registry.database, "write", overtaken)
+        assert files.add(content, about, id_) == files.find(id_, "ours")
+
+        def away() -> Any:
+            raise StoreFailed("gone")
+
+        monkeypatch.setattr(registry.database, "write", away)
+        with pytest.raises(StoreFailed):
+            files.add(content, about, "file-e")
+        with files.content(files.find(id_, "ours")) as place:
+            assert place.read_bytes() == CHAT
+        assert (registry.home.files / "file-e").exists()  # another attempt may be at it
+        (registry.home.files / id_).unlink()
+        files.add(content, about, id_)
+        assert (registry.home.files / id_).read_bytes() == CHAT
+
+    def test_work_finds_its_file_after_its_time(self, registry: Registry, content: Path) -> None:
+        files = Files(registry.database, registry.home)
+        file = files.add(content, About("ours", "a.jsonl", "batch"))
+        with registry.database.write() as session:
+            session.execute(update(FileRow).values(expires=datetime.now(UTC)))
+        with pytest.raises(FileNotFound):
+            files.find(file.id, "ours")
+        assert files.find(file.id, "ours", expired=True).digest == file.digest
 
     def test_a_content_that_was_lost_is_told(self, registry: Registry, content: Path) -> None:
         files = Files(registry.database, registry.home)

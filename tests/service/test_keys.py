@@ -60,6 +60,16 @@ def test_a_revoked_key_opens_nothing_and_no_door_is_left_open(keys: Keys) -> Non
     assert first == keys.all()[0].revoked
 
 
+def test_work_goes_on_while_its_key_works(keys: Keys) -> None:
+    key, short = keys.create("ours")[0], keys.create("ours", lasts=timedelta(milliseconds=1))[0]
+    assert keys.opens(key.id)
+    assert not keys.opens(short.id)
+    keys.revoke(key.id)
+    assert not keys.opens(key.id)
+    assert keys.opens("key-0123abcd")  # of the settings
+    assert keys.opens("")
+
+
 def test_a_key_expires(keys: Keys) -> None:
     key, secret = keys.create("team", lasts=timedelta(days=1))
     assert caller(keys, secret).project == "team"

@@ -1,32 +1,8 @@
 """What is hung into vLLM's objects."""
 
-import asyncio
-import threading
 from types import SimpleNamespace
 
-from service.plugin import _before_shutdown, _meter_handlers, our_routes
-
-
-def test_the_end_of_the_engine_is_told_in_the_event_loop_before_it_drains() -> None:
-    told: list[tuple[str, int]] = []
-
-    class Client:
-        def shutdown(self, timeout: float) -> None:
-            told.append((f"drained within {timeout:g}", threading.get_ident()))
-
-    client = Client()
-
-    async def serve() -> int:
-        _before_shutdown(client, lambda: told.append(("told", threading.get_ident())))
-        await asyncio.to_thread(client.shutdown, timeout=3.0)
-        await asyncio.sleep(0)
-        return threading.get_ident()
-
-    loop_thread = asyncio.run(serve())
-    assert {words for words, _ in told} == {"told", "drained within 3"}
-    assert dict(told)["told"] == loop_thread
-    client.shutdown(timeout=0.0)  # once more, as when the client is collected
-    assert told[-1][0] == "drained within 0"
+from service.plugin import _meter_handlers, our_routes
 
 
 def test_every_handler_of_vllms_that_we_call_counts_its_tokens() -> None:

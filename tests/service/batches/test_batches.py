@@ -3,29 +3,17 @@
 What the engine answers is looked at in tests/engine.
 """
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from adapters.registry import Registry
-from bench.servers import free_port
 from service.database import BatchRow
 from service.keys import Keys
+from tests.service.batches.asked import create, line, lines_of, until, upload
 from tests.service.desk import Desk, StandIn, desk
-
-ENDED = ("failed", "completed", "expired", "cancelled")
 
 
 @pytest.fixture(scope="module")
@@ -44,43 +32,12 @@ def client(served: Desk) -> openai.OpenAI:
     return served.openai()
 
 
-def line(custom_id: str, prompt: str, **more: Any) -> bytes:
-    asked = {
-        "custom_id": custom_id, "method": "POST", "url": "/v1/generate",
-        "body": {"prompt": prompt},
-    } | more  # fmt: skip
-    return json.dumps(asked).encode() + b"\n"
-
-
-def upload(client: openai.OpenAI, content: bytes) -> str:
-    return client.files.create(file=("asked.jsonl", content), purpose="batch").id
-
-
-def create(client: openai.OpenAI, content: bytes, window: str = "24h", **more: Any) -> Any:
-    return client.batches.create(
-        input_file_id=upload(client, content), endpoint="/v1/generate",  # type: ignore[arg-type]
-        completion_window=window, **more,  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-def until(client: openai.OpenAI, id_: str, *statuses: str, wait_s: float = 30) -> Any:
-    deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline:
-        batch = client.batches.retrieve(id_)
-        if batch.status in (*statuses, *ENDED):
-            return batch
-        time.sleep(0.05)
-    raise AssertionError(f"{batch.status} with {batch.request_counts}")
-
-
-def lines_of(client: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
-    assert file is not None
-    return [json.loads(one) for one in client.files.content(file).text.splitlines()]
-
-
 def test_a_batch_is_answered_in_the_files_order(
     client: openai.OpenAI, stand_in: StandIn, served: Desk
 ) -> None:
+    told = served.metrics.registry.get_sample_value
+    answered = "modiste_batch_lines_total", {"outcome": "answered"}
+    before, count = len(stand_in.asked()), told(*answered) or 0
     content = b"".join(line(f"id-{n}", f"slow {n}") for n in range(40))
     batch = create(client, content, metadata={"team": "a"})
     assert (batch.object, batch.status, batch.endpoint) == ("batch", "validating", "/v1/generate")
@@ -98,15 +55,14 @@ def test_a_batch_is_answered_in_the_files_order(
         assert one["response"]["body"] == {"object": "generate", "text": str(n)}
         assert one["response"]["request_id"]
     assert len({one["id"] for one in lines}) == 40
-    asked = stand_in.asked()
+    asked = stand_in.asked()[before:]
     key = next(key for key in Keys(served.registry.database).all("ours"))
     assert {one.split(" ", 2)[2] for one in asked} == {f"ours {key.id} 10"}
     assert stand_in.most == 8
     output = client.files.retrieve(batch.output_file_id)
     assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
     assert next(iter(client.batches.list())).id == batch.id
-    told = served.metrics.registry.get_sample_value
-    assert told("modiste_batch_lines_total", {"outcome": "answered"}) == 40
+    assert told(*answered) == count + 40
     assert told("modiste_batch_lines_in_flight") == 0
 
 
@@ -232,60 +188,3 @@ def test_outputs_expire_when_asked_to(client: openai.OpenAI) -> None:
     batch = until(client, create(client, line("a", "x"), output_expires_after=expiry).id)
     output = client.files.retrieve(batch.output_file_id)
     assert output.expires_at == output.created_at + 3600
-
-
-LINES, KILLS = 400, 3
-
-
-def test_a_server_that_is_killed_repeats_no_finished_line(tmp_path: Path) -> None:
-    home, log = tmp_path / "home", tmp_path / "asked"
-    registry = Registry.open(home)
-    _, key = Keys(registry.database).create("ours")
-    port = free_port()
-    client = openai.OpenAI(
-        base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=20, timeout=30
-    )
-    batch_id, kept, process = "", [], start(home, port, log)
-    try:
-        content = b"".join(line(f"id-{n}", f"slow {n}") for n in range(LINES))
-        batch_id = create(client, content).id
-        for _ in range(KILLS):
-            before = client.batches.retrieve(batch_id).request_counts.completed
-            while client.batches.retrieve(batch_id).request_counts.completed == before:
-                time.sleep(0.02)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            process = start(home, port, log)
-            kept.append(client.batches.retrieve(batch_id).request_counts.completed)
-        batch = until(client, batch_id)
-        assert batch.status == "completed"
-        assert batch.request_counts.completed == LINES
-        lines = lines_of(client, batch.output_file_id)
-    finally:
-        process.terminate()
-        process.wait(20)
-    assert [one["custom_id"] for one in lines] == [f"id-{n}" for n in range(LINES)]
-    times = Counter(log.read_text().splitlines())
-    assert len(times) == LINES
-    # each kill repeats what was in flight or came within the last second: 8 at once, 20 a second
-    assert sum(times.values()) - LINES <= KILLS * 2 * 8 * 21
-    assert kept == sorted(kept)
-    assert 0 < kept[0] < LINES
-
-
-def start(home: Path, port: int, log: Path) -> "subprocess.Popen[bytes]":
-    with (home / "server.log").open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.service.desk", str(home), str(port), str(log)],
-            stdout=out, stderr=out,
-        )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/v1/files")
-        except httpx.TransportError:
-            assert process.poll() is None, (home / "server.log").read_text()[-2000:]
-            time.sleep(0.05)
-        else:
-            return process
-    raise AssertionError("the server did not start")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.batches.lines import MAX_LINE_BYTES, MAX_LINES, Index, index_lines
+from service.batches.lines import MAX_LINE_BYTES, MAX_LINES, Index, index_lines, sequences
 from service.errors import BadRequest
 
 ENDPOINT = "/v1/generate"
@@ -42,6 +42,8 @@ def test_lines_of_one_model_stand_together(tmp_path: Path) -> None:
     lines = [line(str(at), body={"model": model}) for at, model in enumerate(models)]
     index = index_lines(write(tmp_path, *lines), ENDPOINT)
     assert list(index.order) == [0, 2, 5, 1, 4, 3]
+    assert [index.names[at] for at in index.models] == ["x", "y", "x", "", "y", "x"]
+    assert list(index.weights) == [1] * 6
 
 
 BROKEN = {
@@ -83,6 +85,40 @@ def test_a_line_that_is_too_long_ends_where_it_ends(tmp_path: Path) -> None:
     assert json.loads(path.read_bytes()[offset : offset + length])["custom_id"] == "z"
 
 
+def test_a_line_of_the_greatest_length_is_one_line(tmp_path: Path) -> None:
+    room = MAX_LINE_BYTES - len(line("l", body={"prompt": ""}))
+    longest = line("l", body={"prompt": "x" * room})
+    assert len(longest) == MAX_LINE_BYTES
+    for end in (b"", b"\n"):
+        index = index_lines(
+            write(tmp_path, line("a"), longest, line("z"), longest, end=end), ENDPOINT
+        )
+        assert list(index.numbers) == [1, 2, 3]
+        assert [(fault.number, fault.code) for fault in index.faults] == [
+            (4, "duplicate_custom_id")
+        ]
+
+
+SEQUENCES: list[tuple[dict[str, Any], int]] = [
+    ({"prompt": "a"}, 1),
+    ({"prompt": ["a", "b", "c"]}, 3),
+    ({"prompt": [5, 6, 7]}, 1),
+    ({"prompt": [[5], [6]]}, 2),
+    ({"prompt": []}, 1),
+    ({"text": ["a", "b"], "n": 2}, 4),
+    ({"question": ["a"] * 256}, 256),
+    ({"messages": [], "n": 3}, 3),
+    ({"n": "x"}, 1),
+    ({"n": -4}, 1),
+    ({"n": 10**40}, 2**20),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), SEQUENCES, ids=lambda value: str(value)[:40])
+def test_sequences_of_a_request(body: dict[str, Any], expected: int) -> None:
+    assert sequences(body) == expected
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n  \n"])
 def test_a_file_without_lines_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "empty.jsonl"
@@ -101,7 +137,10 @@ def test_too_many_lines_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_process_of_its_own_finds_the_same(tmp_path: Path) -> None:
-    path, out = write(tmp_path, line("a"), b"{", line("b", body={"model": "m"})), tmp_path / "index"
+    path, out = (
+        write(tmp_path, line("a"), b"{", line("b", body={"model": "\ud800"})),
+        tmp_path / "index",
+    )
     command = [sys.executable, "-m", "service.batches.lines", str(path), ENDPOINT, str(out)]
     done = subprocess.run([*command, "--json"], capture_output=True, check=True)
     assert json.loads(done.stdout) == {"lines": 3}
