@@ -96,7 +96,7 @@ def test_a_server_that_is_started_for_it_has_these_versions_alone(
     test = held_out(task_files["classify"])
     code, answer, _ = command("classify@2", "--data", test, "--server", "start")
 
-    assert (code, answer["error"]["code"]) == (1, "store_failed")  # nobody is at that address
+    assert (code, answer["error"]["code"]) == (1, "server_failed")  # nobody is at that address
     assert there == [registry.find(f"classify@{n}").digest for n in (2, 1)]
 
 

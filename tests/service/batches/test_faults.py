@@ -92,12 +92,12 @@ class TestStores:
         self, client: openai.OpenAI, served: Desk, stand_in: StandIn,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        batch = create(client, slow(200))
+        batch = create(client, slow(800))
         wait_for(lambda: row(served, batch.id).completed > 0)
         with monkeypatch.context() as patched:
             patched.setattr(Remote, "upload", away)
             before = row(served, batch.id).completed
-            wait_for(lambda: len(stand_in.asked()) == 200)
+            wait_for(lambda: len(stand_in.asked()) == 800)
             time.sleep(1.5)
             assert row(served, batch.id).completed <= before + 100
             assert row(served, batch.id).status == "in_progress"
