@@ -102,8 +102,8 @@ class TestStores:
             assert row(served, batch.id).completed <= before + 100
             assert row(served, batch.id).status == "in_progress"
         batch = until(client, batch.id)
-        assert (batch.status, batch.request_counts.completed) == ("completed", 200)
-        assert texts(client, batch) == [str(n) for n in range(200)]
+        assert (batch.status, batch.request_counts.completed) == ("completed", 800)
+        assert texts(client, batch) == [str(n) for n in range(800)]
         assert set(asked(stand_in).values()) == {1}
 
     def test_no_line_is_asked_while_too_much_waits(
