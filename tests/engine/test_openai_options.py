@@ -19,7 +19,7 @@ UNIT = {
     "additionalProperties": False,
 }  # fmt: skip
 TOOL: Any = {"type": "function", "function": {"name": "warm", "parameters": UNIT}}
-TIGHT = '--structured-outputs-config={"disable_any_whitespace": true}'
+TIGHT = '--structured-outputs-config={"backend": "xgrammar", "disable_any_whitespace": true}'
 
 
 def chat(server: Reached, **body: Any) -> Any:
