@@ -2,7 +2,7 @@
 
 vLLM spawns its engine, and the engine its worker, each of which imports torch and vLLM anew, one
 after the other: most of a start. Python's fork server imports them once, while the front end
-does the same, and each process begins as a copy of it. So they share that memory too.
+does the same, and each process begins as a copy of it.
 
 A child of the fork server has the server's environment, and an OpenMP that has read it. So it is
 handed the environment that it would have had, and does by calls what OpenMP would have read there.
