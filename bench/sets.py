@@ -55,7 +55,7 @@ SETS = (
     Set("squad", "qa_squad_train_sample/squad_train_2500.jsonl", "answer", "f1", {}),
     Set(
         "e2e", "gen_e2e_nlg/dev.jsonl", "generate", "rouge_l",
-        {"columns": {"prompt": "mr", "completion": "ref"}},
+        {"columns": {"prompt": "mr", "completion": "ref"}, "holdout_fraction": 0.2},
     ),
 )  # fmt: skip
 

@@ -29,6 +29,9 @@ from finetune.splits import sample, split_examples
 
 Split = Literal["train", "validation", "test"]
 
+MANY_ANSWERS = ("generate", "answer")
+"""Tasks of which an input may have several right answers, each as good."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -123,6 +126,7 @@ def _read_splits(
     recipe: Recipe, files: dict[Split, list[Source]], labels: list[str], reading: Reading
 ) -> dict[Split, list[Example]]:
     data = recipe.data
+    join = recipe.task in MANY_ANSWERS and recipe.training.method == "supervised"
 
     def read(split: Split, *, grouped: bool = False) -> Iterator[Example]:
         records = read_files(files[split], reading, data.encoding)
@@ -134,11 +138,12 @@ def _read_splits(
         data.validation_fraction,
         data.max_examples,
         data.max_test_examples,
+        join=join,
     )
     if "validation" in files:
-        parts.validation = list(read("validation"))
+        parts.validation = sample(read("validation"), None, join=join)
     if "test" in files:
-        parts.test = sample(read("test"), data.max_test_examples)
+        parts.test = sample(read("test"), data.max_test_examples, join=join)
     _check_whole(reading, recipe)
     if data.split_by != "example" and parts.train and not parts.test:
         raise InvalidInput(

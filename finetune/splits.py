@@ -4,7 +4,7 @@ So an example never changes sides when data is added or files are renamed.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune.examples import Example
 
@@ -12,18 +12,35 @@ _SPARE = 128
 
 
 class Sample:
-    """At most `limit` of the examples that pass, in their order; memory for about as many."""
+    """At most `limit` of the examples that pass, in their order; memory for about as many.
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+    Args:
+        join: examples of one input become one with the answers of all: measured alone, each would
+            count as if it were independent of the others, and be wrong where they are right.
+    """
+
+    def __init__(self, limit: int | None, *, join: bool = False) -> None:
+        self._limit, self._join = limit, join
         self._kept: list[tuple[int, Example]] = []
+        self._places: dict[tuple[str, str], int] = {}
         self._passed = 0
 
     def add(self, example: Example) -> None:
+        if self._join:
+            place = self._places.setdefault(_input(example), len(self._kept))
+            if place < len(self._kept) and self._joined(place, example):
+                return
         self._kept.append((self._passed, example))
         self._passed += 1
         if self._limit is not None and len(self._kept) >= 2 * self._limit + _SPARE:
             self._cut(self._limit)
+
+    def _joined(self, place: int, example: Example) -> bool:
+        """Whether the example had an answer more; a mere repetition stays, to be told of."""
+        number, first = self._kept[place]
+        references = tuple(dict.fromkeys(first.references + example.references))
+        self._kept[place] = number, replace(first, references=references)
+        return references != first.references
 
     def examples(self) -> list[Example]:
         if self._limit is not None and len(self._kept) > self._limit:
@@ -34,11 +51,20 @@ class Sample:
         # what the split looks at is not looked at again: it would favour one end of the part
         lowest = sorted(self._kept, key=lambda item: (item[1].key[8:], item[0]))[:limit]
         self._kept = sorted(lowest, key=lambda item: item[0])
+        if self._join:
+            self._places = {}
+            for place, (_, example) in enumerate(self._kept):
+                self._places.setdefault(_input(example), place)
 
 
-def sample(examples: Iterable[Example], limit: int | None) -> list[Example]:
-    """A sample that depends on the examples' content alone, in their order."""
-    chosen = Sample(limit)
+def _input(example: Example) -> tuple[str, str]:
+    """What is asked, and what else the answer is measured by."""
+    return example.key, str(sorted(example.columns.items()))
+
+
+def sample(examples: Iterable[Example], limit: int | None, *, join: bool = False) -> list[Example]:
+    """A sample that depends on the examples' content alone, in their order; see `Sample`."""
+    chosen = Sample(limit, join=join)
     for example in examples:
         chosen.add(example)
     return chosen.examples()
@@ -61,13 +87,19 @@ def split_examples(
     validation_fraction: float = 0.0,
     max_train: int | None = None,
     max_test: int | None = None,
+    *,
+    join: bool = False,
 ) -> Parts:
     """Part examples by digest; equal inputs, or those of a group, stay together.
+
+    Args:
+        join: those of one input become one in the parts that are measured; see `Sample`.
 
     Asked to hold out a part of few examples, it holds out the lowest digest's at least.
     """
     test_below, validation_from = holdout_fraction * 16**8, (1 - validation_fraction) * 16**8
-    train, validation, test = Sample(max_train), Sample(None), Sample(max_test)
+    train = Sample(max_train)
+    validation, test = Sample(None, join=join), Sample(max_test, join=join)
     for example in examples:
         place = int(example.side[:8], 16)
         if place < test_below:
@@ -78,7 +110,7 @@ def split_examples(
     sides = {example.side for example in parts.train}
     if not parts.test and holdout_fraction > 0 and len(sides) > 1:
         lowest = min(sides)
-        parts.test = sample((e for e in parts.train if e.side == lowest), max_test)
+        parts.test = sample((e for e in parts.train if e.side == lowest), max_test, join=join)
         parts.train = [e for e in parts.train if e.side != lowest]
     return _without_shared(parts)
 

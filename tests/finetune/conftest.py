@@ -126,7 +126,8 @@ def task_files(write_lines: Callable[..., Path]) -> dict[str, Path]:
             ],
         ),
         "generate": write_lines(
-            "generate.jsonl", [{"prompt": f"{w} it", "completion": f"{t} {w}"} for w, t in pairs]
+            "generate.jsonl",
+            [{"prompt": f"{w} the {t}", "completion": f"{t} {w}"} for w, t in pairs],
         ),
         "code": write_lines(
             "code.jsonl",

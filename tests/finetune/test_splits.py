@@ -96,3 +96,37 @@ def test_a_long_stream_is_sampled_as_a_list_is_and_holds_few() -> None:
     parts = split_examples(stream(), 0, 0, 100)
     assert [example.input for example in parts.train] == prompts
     assert kept - before < 2000
+
+
+def answered(prompt: str, *answers: str, **columns: str) -> Example:
+    (example,) = examples([prompt])
+    return replace(example, references=answers, columns=columns)
+
+
+def test_answers_to_one_input_are_measured_together() -> None:
+    one, other = answered("a", "x"), answered("A ", "y", "x")
+    alone = answered("b", "x")
+    assert sample([one, alone, other], None) == [one, alone, other]
+    joined = sample([one, alone, other], None, join=True)
+    assert [e.references for e in joined] == [("x", "y"), ("x",)]
+    parts = split_examples([one, alone, other], 1.0, join=True)
+    assert [e.references for e in parts.test] == [("x", "y"), ("x",)]
+    assert len(split_examples([one, alone, other], 0.0, join=True).train) == 3
+
+
+def test_a_repetition_and_what_is_judged_by_other_asserts_stay_apart() -> None:
+    same = [answered("a", "x"), answered("a", "x"), answered("a", "y")]
+    assert [e.references for e in sample(same, None, join=True)] == [("x", "y"), ("x",)]
+    apart = [answered("a", "x", asserts="1"), answered("a", "y", asserts="2")]
+    assert sample(apart, None, join=True) == apart
+
+
+def test_a_joined_sample_is_of_different_inputs_however_they_come() -> None:
+    given = [answered(f"p{n % 400}", f"a{n}") for n in range(4000)]
+    chosen = sample(given, 50, join=True)
+    assert len({e.key for e in chosen}) == 50
+    assert all(len(e.references) == 10 for e in chosen)
+    again = sample(sorted(given, key=lambda e: e.key), 50, join=True)
+    assert {e.key: set(e.references) for e in chosen} == {
+        e.key: set(e.references) for e in again
+    }  # fmt: skip
