@@ -49,7 +49,7 @@ def check_pattern(value: str) -> str:
 
 def evaluation_problems(task: Task, recipe: dict[str, Any]) -> list[Problem]:
     """What contradicts the rest of a recipe in its sections evaluation and gate, as parsed."""
-    evaluation, gate = _mapping(recipe.get("evaluation")), recipe.get("gate")
+    evaluation, gate = mapping(recipe.get("evaluation")), recipe.get("gate")
     found: list[Problem] = [
         (f"evaluation.{key}", evaluation[key], f"is not for the task {task}", "leave it out")
         for key in _CHECKS.values()
@@ -60,7 +60,7 @@ def evaluation_problems(task: Task, recipe: dict[str, Any]) -> list[Problem]:
     if _is_off(evaluation.get("compare_live", True)) and gate.get("over_live", 0) is not None:
         remedy = "set gate.over_live to null, or leave evaluation.compare_live out"
         found.append(("gate.over_live", None, "needs evaluation.compare_live", remedy))
-    labels = _mapping(recipe.get("data")).get("labels")
+    labels = mapping(recipe.get("data")).get("labels")
     for key, part in _parts(gate):
         found += _part_problems(task, key, part, evaluation, labels)
     return found
@@ -109,5 +109,6 @@ def _is_off(value: Any) -> bool:
     return value in (None, False) or str(value).lower() in ("false", "no", "off", "f", "n")
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """A section of a recipe as parsed; what is none has no keys."""
     return value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from adapters.errors import InvalidInput
 from adapters.prompt import PromptTemplate, Task, changed_prompt
 from finetune.data_config import COLUMNS, FORMATS
-from finetune.metric_names import evaluation_problems
+from finetune.metric_names import evaluation_problems, mapping
 from finetune.options import SELECTABLE, Training
 
 
@@ -39,7 +39,7 @@ class RecipeError(InvalidInput):
 def contradictions(raw: dict[str, Any]) -> list[Mistake]:
     """Mistakes between keys; looks at raw values, since others may be wrong as well."""
     task = raw.get("task")
-    data = _mapping(raw.get("data"))
+    data = mapping(raw.get("data"))
     if task not in FORMATS:
         return []
     found = []
@@ -55,14 +55,14 @@ def contradictions(raw: dict[str, Any]) -> list[Mistake]:
         remedy = f"use auto or {' or '.join(fitting)}"
         found.append(Mistake("data.format", chosen, f"does not fit the task {task}", remedy))
     known = {name for form in fitting for name in COLUMNS[form]}
-    columns = _mapping(data.get("columns"))
+    columns = mapping(data.get("columns"))
     for name in sorted(set(columns) - known, key=str):
         remedy = f"columns of {task}: {', '.join(sorted(known))}"
         found.append(Mistake(f"data.columns.{name}", columns[name], "is no column", remedy))
     found += _split_mistakes(data)
     found += _prompt_mistakes(task, raw.get("prompt"))
-    found += _training_mistakes(task, data, _mapping(raw.get("training")))
-    found += _start_mistakes(raw.get("parent"), _mapping(raw.get("training")))
+    found += _training_mistakes(task, data, mapping(raw.get("training")))
+    found += _start_mistakes(raw.get("parent"), mapping(raw.get("training")))
     return found + [Mistake(*problem) for problem in evaluation_problems(task, raw)]
 
 
@@ -118,10 +118,6 @@ def _split_mistakes(data: dict[str, Any]) -> list[Mistake]:
         value = data["validation_fraction"]
         found.append(Mistake("data.validation_fraction", value, "is given twice", remedy))
     return found
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _prompt_mistakes(task: Task, changes: Any) -> list[Mistake]:
