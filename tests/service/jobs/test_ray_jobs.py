@@ -17,28 +17,10 @@ from adapters.errors import InvalidInput
 from bench.servers import free_port
 from service.jobs.ray_jobs import RayJobs
 from service.jobs.worker import main
-from tests.made import add_tiny_base
-from tests.service.desk import Desk, desk
-from tests.service.jobs.test_worker import LINES, create, steps_told, until
+from tests.service.desk import Desk
+from tests.service.jobs.asking import create, steps_told, until
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk(tmp_path_factory.mktemp("home")) as served:
-        add_tiny_base(served.registry)
-        yield served
-
-
-@pytest.fixture(scope="module")
-def client(served: Desk) -> openai.OpenAI:
-    return served.openai()
-
-
-@pytest.fixture(scope="module")
-def training(client: openai.OpenAI) -> str:
-    return client.files.create(file=("a.jsonl", LINES), purpose="fine-tune").id
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,92 @@
+"""What a job of a real worker leaves: versions, checkpoints, figures."""
+
+from typing import Any
+
+import openai
+
+from adapters.registry import Registry
+from tests.service.desk import Desk
+from tests.service.jobs.asking import LINES, create, events, until
+
+
+def test_versions_of_another_projects_name_get_one_of_their_own(
+    served: Desk, start_worker: Any
+) -> None:
+    theirs = served.openai("theirs")
+    file = theirs.files.create(file=("a.jsonl", LINES), purpose="fine-tune").id
+    job = create(theirs, file, suffix="greeter")
+    start_worker()
+    done = until(theirs, job.id)
+    assert done.status == "succeeded", done.error
+    version = Registry.open(served.registry.home.root).find(done.fine_tuned_model)
+    assert version.name.startswith("greeter-")
+    assert version.manifest.project == "theirs"
+
+
+def test_a_job_has_a_checkpoint_for_each_of_its_last_epochs(
+    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
+) -> None:
+    settings = {"training.max_steps": None, "training.epochs": 3, "training.batch_tokens": 2048}
+    start_worker()
+    jobs = []
+    for _ in range(2):  # the second makes equal content
+        job = create(client, training, suffix="keeper", seed=7, settings=settings)
+        jobs.append(until(client, job.id))
+        assert jobs[-1].status == "succeeded", jobs[-1].error
+    first, second = (client.fine_tuning.jobs.checkpoints.list(job.id).data for job in jobs)
+
+    steps = [kept.step_number for kept in first]
+    each = steps[0] // 3
+    assert steps == [3 * each, 2 * each, each]
+    names = [kept.fine_tuned_model_checkpoint for kept in first]
+    assert names[0] == jobs[0].fine_tuned_model
+    assert [name.rpartition(":")[2] for name in names[1:]] == [
+        f"ckpt-step-{step}" for step in steps[1:]
+    ]
+    assert [kept.fine_tuning_job_id for kept in first] == [jobs[0].id] * 3
+    for kept in first:
+        assert kept.metrics.step == kept.step_number
+        assert kept.metrics.train_loss is not None
+        assert kept.metrics.train_mean_token_accuracy is None
+    versions = [served.registry.find(name) for name in names]
+    assert len({version.digest for version in versions}) == 3
+    assert versions[0].number == len(served.registry.versions("keeper")) == 3
+
+    assert [kept.fine_tuned_model_checkpoint for kept in second] == names
+    assert {kept.id for kept in second}.isdisjoint(kept.id for kept in first)
+    page = client.fine_tuning.jobs.checkpoints.list(jobs[0].id, limit=1)
+    assert [kept.id for kept in page] == [kept.id for kept in first]
+
+
+def test_settings_of_the_caller_say_what_is_kept(
+    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
+) -> None:
+    settings = {
+        "training.max_steps": None, "training.epochs": 2, "training.batch_tokens": 2048,
+        "training.keep_epochs": 0,
+    }  # fmt: skip
+    start_worker()
+    done = until(client, create(client, training, suffix="alone", settings=settings).id)
+    assert done.status == "succeeded", done.error
+    (kept,) = client.fine_tuning.jobs.checkpoints.list(done.id).data
+    assert kept.fine_tuned_model_checkpoint == done.fine_tuned_model
+    assert len(served.registry.versions("alone")) == 1
+
+
+def test_the_validation_files_loss_is_told_and_the_model_measured_on_it(
+    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
+) -> None:
+    lines = b"".join(
+        b'{"prompt": "tell %d", "completion": "file %d"}\n' % (n, n) for n in range(12)
+    )
+    held_out = client.files.create(file=("v.jsonl", lines), purpose="fine-tune").id
+    job = create(client, training, suffix="validated", validation_file=held_out)
+    start_worker()
+    done = until(client, job.id)
+    assert done.status == "succeeded", done.error
+    told = [event.data.get("valid_loss") for event in events(client, job.id) if event.data]
+    assert [value is not None for value in told] == [False, True] * 3  # at every checkpoint
+    datasets = served.registry.find(done.fine_tuned_model).manifest.datasets
+    assert {(one.split, one.examples) for one in datasets if one.split != "train"} == {
+        ("validation", 12), ("test", 12),
+    }  # fmt: skip
