@@ -1,5 +1,6 @@
 """What tests of several packages share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,28 @@ ALONE = ("engine", "e2e", "bench", "loadtests", "finetune/test_ray.py", "finetun
 """Tests that measure time or take all cores; the others share the cores."""
 
 
+SLOW = (
+    "service/jobs/test_made_models.py", "service/jobs/test_worker.py",
+    "service/jobs/test_worker_ends.py", "service/jobs/test_ray_jobs.py", "service/batches", "service/test_document.py",
+    "finetune/test_run.py", "finetune/test_killed.py", "finetune/test_sweep.py",
+)  # fmt: skip
+"""Tests that wait for processes of their own: begun first, they don't hold up the end."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for a process or for time to pass."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not _is_in(item, SLOW))
     for item in items:
-        if any(item.path.is_relative_to(HERE / place) for place in ALONE):
+        if _is_in(item, ALONE):
             item.add_marker("alone")
+
+
+def _is_in(item: pytest.Item, places: tuple[str, ...]) -> bool:
+    return any(item.path.is_relative_to(HERE / place) for place in places)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from schemathesis import checks
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk
 
-CASES = 60
+CASES = 30
 """Of each route."""
 POSITIVE = schemathesis.GenerationMode.POSITIVE
 LEAST_CASES = {POSITIVE: 500, schemathesis.GenerationMode.NEGATIVE: 300}

@@ -5,6 +5,7 @@ from typing import Any
 import openai
 
 from adapters.registry import Registry
+from tests.made import Recipe, publish
 from tests.service.desk import Desk
 from tests.service.jobs.asking import LINES, create, events, until
 
@@ -12,6 +13,7 @@ from tests.service.jobs.asking import LINES, create, events, until
 def test_versions_of_another_projects_name_get_one_of_their_own(
     served: Desk, start_worker: Any
 ) -> None:
+    publish(served.registry, served.registry.base("tiny"), Recipe("greeter"))  # of `default`
     theirs = served.openai("theirs")
     file = theirs.files.create(file=("a.jsonl", LINES), purpose="fine-tune").id
     job = create(theirs, file, suffix="greeter")

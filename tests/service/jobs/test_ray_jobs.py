@@ -20,7 +20,7 @@ from service.jobs.worker import main
 from tests.service.desk import Desk
 from tests.service.jobs.asking import create, steps_told, until
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
