@@ -23,9 +23,10 @@ setup-dev:
 demo: setup ## customise the base model twice on real data and serve both (about 15 minutes)
 	@$(PY) -m demo
 
-# pytest ends with 5 where ARGS leave one of the two nothing to run
+# pytest ends with 5 where ARGS leave one of the three nothing to run
 test: check ## lint, type-check and run the tests, those first that can share the cores
-	@$(PY) -m pytest -m "not alone" -n auto --maxprocesses 9 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? = 5 ]
+	@$(PY) -m pytest -m "not alone and not servers" -n auto --maxprocesses 9 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? = 5 ]
+	@$(PY) -m pytest -m servers -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? = 5 ]
 	@$(PY) -m pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 check: setup-dev ## lint, format and type checks, and who may import whom

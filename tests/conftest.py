@@ -9,13 +9,17 @@ import pytest
 from tests.postgres import Postgres
 
 HERE = Path(__file__).parent
-ALONE = ("engine", "e2e", "bench", "loadtests", "finetune/test_ray.py", "finetune/test_trial.py")
-"""Tests that measure time or take all cores; the others share the cores."""
-
-
+ALONE = (
+    "engine/test_hot_loading.py", "e2e", "bench/test_overhead.py", "bench/test_rest.py",
+    "loadtests", "finetune/test_ray.py", "finetune/test_trial.py",
+)  # fmt: skip
+"""Tests that measure time or take all cores; nothing runs beside them."""
+SERVERS = ("engine",)
+"""Tests of a real server, most of which share one: two processes of them at a time."""
 SLOW = (
-    "service/jobs/test_made_models.py", "service/jobs/test_worker.py",
-    "service/jobs/test_worker_ends.py", "service/jobs/test_ray_jobs.py", "service/batches", "service/test_document.py",
+    "engine/test_replicas.py", "engine/test_ending.py", "service/jobs/test_made_models.py",
+    "service/jobs/test_worker.py", "service/jobs/test_worker_ends.py",
+    "service/jobs/test_ray_jobs.py", "service/batches", "service/test_document.py",
     "finetune/test_run.py", "finetune/test_killed.py", "finetune/test_sweep.py",
 )  # fmt: skip
 """Tests that wait for processes of their own: begun first, they don't hold up the end."""
@@ -31,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_in(item, ALONE):
             item.add_marker("alone")
+        elif _is_in(item, SERVERS):
+            item.add_marker("servers")
 
 
 def _is_in(item: pytest.Item, places: tuple[str, ...]) -> bool:
