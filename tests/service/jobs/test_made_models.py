@@ -4,25 +4,9 @@ from typing import Any
 
 import openai
 
-from adapters.registry import Registry
 from tests.made import Recipe, publish
 from tests.service.desk import Desk
 from tests.service.jobs.asking import LINES, create, events, until
-
-
-def test_versions_of_another_projects_name_get_one_of_their_own(
-    served: Desk, start_worker: Any
-) -> None:
-    publish(served.registry, served.registry.base("tiny"), Recipe("greeter"))  # of `default`
-    theirs = served.openai("theirs")
-    file = theirs.files.create(file=("a.jsonl", LINES), purpose="fine-tune").id
-    job = create(theirs, file, suffix="greeter")
-    start_worker()
-    done = until(theirs, job.id)
-    assert done.status == "succeeded", done.error
-    version = Registry.open(served.registry.home.root).find(done.fine_tuned_model)
-    assert version.name.startswith("greeter-")
-    assert version.manifest.project == "theirs"
 
 
 def test_a_job_has_a_checkpoint_for_each_of_its_last_epochs(
@@ -60,35 +44,32 @@ def test_a_job_has_a_checkpoint_for_each_of_its_last_epochs(
     assert [kept.id for kept in page] == [kept.id for kept in first]
 
 
-def test_settings_of_the_caller_say_what_is_kept(
-    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
+def test_what_the_caller_says_of_validation_checkpoints_and_the_name_is_kept_to(
+    served: Desk, start_worker: Any
 ) -> None:
-    settings = {
-        "training.max_steps": None, "training.epochs": 2, "training.batch_tokens": 2048,
-        "training.keep_epochs": 0,
-    }  # fmt: skip
-    start_worker()
-    done = until(client, create(client, training, suffix="alone", settings=settings).id)
-    assert done.status == "succeeded", done.error
-    (kept,) = client.fine_tuning.jobs.checkpoints.list(done.id).data
-    assert kept.fine_tuned_model_checkpoint == done.fine_tuned_model
-    assert len(served.registry.versions("alone")) == 1
-
-
-def test_the_validation_files_loss_is_told_and_the_model_measured_on_it(
-    client: openai.OpenAI, served: Desk, training: str, start_worker: Any
-) -> None:
+    publish(served.registry, served.registry.base("tiny"), Recipe("greeter"))  # of `default`
+    theirs = served.openai("theirs")
+    training = theirs.files.create(file=("a.jsonl", LINES), purpose="fine-tune").id
     lines = b"".join(
         b'{"prompt": "tell %d", "completion": "file %d"}\n' % (n, n) for n in range(12)
     )
-    held_out = client.files.create(file=("v.jsonl", lines), purpose="fine-tune").id
-    job = create(client, training, suffix="validated", validation_file=held_out)
+    held_out = theirs.files.create(file=("v.jsonl", lines), purpose="fine-tune").id
+    settings = {"training.keep_epochs": 0}
+    job = create(theirs, training, suffix="greeter", validation_file=held_out, settings=settings)
     start_worker()
-    done = until(client, job.id)
+    done = until(theirs, job.id)
     assert done.status == "succeeded", done.error
-    told = [event.data.get("valid_loss") for event in events(client, job.id) if event.data]
+
+    told = [event.data.get("valid_loss") for event in events(theirs, job.id) if event.data]
     assert [value is not None for value in told] == [False, True] * 3  # at every checkpoint
-    datasets = served.registry.find(done.fine_tuned_model).manifest.datasets
-    assert {(one.split, one.examples) for one in datasets if one.split != "train"} == {
+    version = served.registry.find(done.fine_tuned_model)
+    assert {(d.split, d.examples) for d in version.manifest.datasets if d.split != "train"} == {
         ("validation", 12), ("test", 12),
     }  # fmt: skip
+
+    (kept,) = theirs.fine_tuning.jobs.checkpoints.list(done.id).data
+    assert kept.fine_tuned_model_checkpoint == done.fine_tuned_model
+
+    assert version.name.startswith("greeter-")  # the name itself is another project's
+    assert version.manifest.project == "theirs"
+    assert len(served.registry.versions(version.name)) == 1
