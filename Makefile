@@ -9,7 +9,7 @@ SETUP := $(PYTHON) scripts/setup.py --device $(DEVICE)
 LOCK := $(UV) pip compile -q --generate-hashes --python-version 3.11 --python-platform linux
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench loadtest test-helm lock clean
+.PHONY: help setup setup-dev demo test test-slow check format bench loadtest test-helm lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +23,13 @@ setup-dev:
 demo: setup ## customise the base model twice on real data and serve both (about 15 minutes)
 	@$(PY) -m demo
 
-# pytest ends with 5 where ARGS leave one of the three nothing to run
+# pytest ends with 5 where ARGS leave one of the two nothing to run
 test: check ## lint, type-check and run the tests, those first that can share the cores
-	@$(PY) -m pytest -m "not alone and not servers" -n auto --maxprocesses 9 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? = 5 ]
-	@$(PY) -m pytest -m servers -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? = 5 ]
-	@$(PY) -m pytest -m alone $(ARGS) || [ $$? = 5 ]
+	@$(PY) -m pytest -m "not alone and not slow" -n auto --maxprocesses 9 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? = 5 ]
+	@$(PY) -m pytest -m "alone and not slow" $(ARGS) || [ $$? = 5 ]
+
+test-slow: setup-dev ## the tests that `make test` leaves out: several servers, Ray
+	@$(PY) -m pytest -m slow $(ARGS)
 
 check: setup-dev ## lint, format and type checks, and who may import whom
 	@.venv/bin/ruff check .

@@ -10,19 +10,18 @@ from tests.postgres import Postgres
 
 HERE = Path(__file__).parent
 ALONE = (
-    "engine/test_hot_loading.py", "e2e", "bench/test_overhead.py", "bench/test_rest.py",
-    "loadtests", "finetune/test_ray.py", "finetune/test_trial.py",
+    "engine", "e2e", "bench/test_overhead.py", "bench/test_rest.py", "loadtests",
+    "finetune/test_ray.py", "finetune/test_trial.py",
 )  # fmt: skip
 """Tests that measure time or take all cores; nothing runs beside them."""
-SERVERS = ("engine",)
-"""Tests of a real server, most of which share one: two processes of them at a time."""
-SLOW = (
-    "engine/test_replicas.py", "engine/test_ending.py", "service/jobs/test_made_models.py",
-    "service/jobs/test_worker.py", "service/jobs/test_worker_ends.py",
-    "service/jobs/test_ray_jobs.py", "service/batches", "service/test_document.py",
+FIRST = (
+    "service/jobs/test_made_models.py", "service/jobs/test_worker.py",
+    "service/jobs/test_worker_ends.py", "service/batches", "service/test_document.py",
     "finetune/test_run.py", "finetune/test_killed.py", "finetune/test_sweep.py",
 )  # fmt: skip
 """Tests that wait for processes of their own: begun first, they don't hold up the end."""
+SLOW = ("service/jobs/test_ray_jobs.py", "engine/test_replicas.py", "finetune/test_ray.py")
+"""Several servers or a cluster each; `make test-slow` runs them."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -31,12 +30,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not _is_in(item, SLOW))
+    items.sort(key=lambda item: not _is_in(item, FIRST))
     for item in items:
         if _is_in(item, ALONE):
             item.add_marker("alone")
-        elif _is_in(item, SERVERS):
-            item.add_marker("servers")
+        if _is_in(item, SLOW):
+            item.add_marker("slow")
 
 
 def _is_in(item: pytest.Item, places: tuple[str, ...]) -> bool:

@@ -81,14 +81,6 @@ def test_kill_9_takes_the_worker_along(home: Path) -> None:
     until(lambda: not alive(worker))
 
 
-def test_a_server_without_a_worker_has_none(home: Path) -> None:
-    process, _ = start(home, MODISTE_WORKER_JOBS="0")
-    try:
-        assert workers(process.pid) == []
-    finally:
-        stop(process)
-
-
 def test_usage_is_told_while_the_server_runs(server: Running) -> None:
     before = _tokens(server)
     server.openai().completions.create(model="one", prompt="save the", max_tokens=4)

@@ -10,7 +10,7 @@ from bench import truth
 from tests.made import Recipe, publish
 from tests.serving import Running
 
-LENGTH = 24
+LENGTH = 16
 
 Said = dict[tuple[str, str], truth.Alone]
 """Answers by model and prompt."""
@@ -36,8 +36,8 @@ def _differs(alone: truth.Alone, answer: list[int]) -> bool:
 
 @pytest.fixture(scope="module")
 def alone(server: Running) -> Said:
-    """What transformers and peft say for the base and 16 versions, one at a time."""
-    recipes = [Recipe(f"mixed-{number}", seed=200 + number) for number in range(16)]
+    """What transformers and peft say for the base and 12 versions, one at a time."""
+    recipes = [Recipe(f"mixed-{number}", seed=200 + number) for number in range(12)]
     names = {"": server.base.name}
     for recipe in recipes:
         names[truth.key(recipe)] = publish(server.registry, server.base, recipe).reference

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 from adapters.registry import Registry
@@ -136,7 +137,7 @@ class TestLogprobs:
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that reads tool calls; its tiny base alone."""
     home: Path = tmp_path_factory.mktemp("tools")
     registry = Registry.open(home)
@@ -145,8 +146,13 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
         home, "--", "--enable-auto-tool-choice", "--tool-call-parser", "hermes", TIGHT,
         MODISTE_WORKER_JOBS="0",
     )  # fmt: skip
-    yield Reached(registry, base, url, home / "serve.log")
+    yield Running(registry, base, url, home / "serve.log", process)
     stop(process)
+
+
+def test_a_server_that_is_told_so_has_no_worker(tools: Running) -> None:
+    children = psutil.Process(tools.process.pid).children(recursive=True)
+    assert not [child for child in children if "service.jobs.worker" in child.cmdline()]
 
 
 class TestStructure:

@@ -54,14 +54,19 @@ def test_what_the_caller_says_of_validation_checkpoints_and_the_name_is_kept_to(
         b'{"prompt": "tell %d", "completion": "file %d"}\n' % (n, n) for n in range(12)
     )
     held_out = theirs.files.create(file=("v.jsonl", lines), purpose="fine-tune").id
-    settings = {"training.keep_epochs": 0}
+    settings = {
+        "training.max_steps": None, "training.epochs": 4, "training.batch_tokens": 2048,
+        "training.keep_epochs": 0,
+    }  # fmt: skip
     job = create(theirs, training, suffix="greeter", validation_file=held_out, settings=settings)
     start_worker()
     done = until(theirs, job.id)
     assert done.status == "succeeded", done.error
 
     told = [event.data.get("valid_loss") for event in events(theirs, job.id) if event.data]
-    assert [value is not None for value in told] == [False, True] * 3  # at every checkpoint
+    assert len(told) >= 4
+    assert all(value is not None for value in told[1::2])  # at every checkpoint
+    assert told[0] is None
     version = served.registry.find(done.fine_tuned_model)
     assert {(d.split, d.examples) for d in version.manifest.datasets if d.split != "train"} == {
         ("validation", 12), ("test", 12),
