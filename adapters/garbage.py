@@ -6,7 +6,6 @@ that is no longer offered, and the next collection finishes it.
 """
 
 import fcntl
-import os
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from adapters.database import AdapterRow, AliasRow, CanaryRow, LeaseRow, Version
 from adapters.errors import AdapterError, InvalidInput
 from adapters.records import REMOVED, RETIRED
 from adapters.remote_garbage import RemoteGarbage
+from adapters.scratch import is_held
 from adapters.store import ASIDE, MANIFEST
 
 KEEP = 5
@@ -206,14 +206,7 @@ def _is_abandoned(folder: Path) -> bool:
         return True
     if time.time() - folder.stat().st_mtime < STAGING_AGE_S:
         return False
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    return not is_held(folder)
 
 
 def _size(folder: Path, spare: str = "") -> int:

@@ -36,9 +36,9 @@ class Retirements(Canaries):
         parsed = parse_reference(reference)
         now, who = datetime.now(UTC), who or getpass.getuser()
         with self._write() as session:
-            if parsed.alias is not None and session.get(BaseRow, reference) is None:
-                self._adapter(session, parsed.name)
             if parsed.alias is not None:
+                if session.get(BaseRow, reference) is None:
+                    self._adapter(session, parsed.name)
                 raise not_a_version(reference)
             row = self._row(session, parsed)
             known = f"{row.adapter}@{row.number}"

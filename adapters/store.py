@@ -6,14 +6,11 @@ A version is staged beside its place, synced and renamed; its manifest is writte
 last, so a folder with a manifest is whole.
 """
 
-import fcntl
 import json
-import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +26,7 @@ from adapters.errors import (
 from adapters.manifest import DECISIVE, Draft, Manifest, content_digest, parse_manifest
 from adapters.names import check_name
 from adapters.probe import Probe
+from adapters.scratch import held_folder
 
 if TYPE_CHECKING:
     from adapters.cached import Cached
@@ -88,16 +86,11 @@ class Store:
         Raises:
             StoreFailed: the disk is full or the store can't be written.
         """
-        with self.writing():
-            self.staging.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=self.staging))
-            descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            with self.writing():
+                self.staging.mkdir(parents=True, exist_ok=True)
+                folder = stack.enter_context(held_folder(self.staging))
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(descriptor)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -208,12 +208,13 @@ class Files:
         """
         with self._database.write() as session:
             late = select(FileRow).where(FileRow.expires <= datetime.now(UTC))
-            rows = list(session.scalars(late))
-            gone = [row.id for row in rows if not any(uses(session, row.id) for uses in self._uses)]
-            for row in rows:
-                if row.id in gone:
-                    session.delete(row)
-        self.contents.remove(gone)
+            gone = [
+                row for row in list(session.scalars(late))
+                if not any(uses(session, row.id) for uses in self._uses)
+            ]  # fmt: skip
+            for row in gone:
+                session.delete(row)
+        self.contents.remove([row.id for row in gone])
         return len(gone)
 
     @contextmanager

@@ -1,13 +1,11 @@
 """Folders for what is on its way, which a killed server leaves and the next one removes."""
 
-import fcntl
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+
+from adapters.scratch import held_folder, is_held
 
 LOCKED = "held-"
 """Begins the name of a folder whose owner holds a lock on it."""
@@ -17,21 +15,13 @@ _YOUNG_S = 60.0
 """A folder is made before it is locked."""
 
 
-@contextmanager
-def scratch(within: Path) -> Iterator[Path]:
+def scratch(within: Path) -> AbstractContextManager[Path]:
     """A folder for as long as the block runs, or as the process lives.
 
     Raises:
         OSError: it can't be made.
     """
-    folder = Path(tempfile.mkdtemp(prefix=LOCKED, dir=within))
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+    return held_folder(within, LOCKED)
 
 
 def sweep(within: Path) -> int:
@@ -49,11 +39,4 @@ def sweep(within: Path) -> int:
 def _is_left(folder: Path, age_s: float) -> bool:
     if not folder.name.startswith(LOCKED):
         return age_s > OLD_S
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    return not is_held(folder)

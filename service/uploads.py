@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -19,6 +18,7 @@ from adapters.connect import Database
 from service.database import PartRow, UploadRow
 from service.errors import BadRequest, UploadNotFound
 from service.files import About, File, Files, new_id
+from service.scratch import scratch
 
 PENDING, COMPLETED, CANCELLED, EXPIRED = "pending", "completed", "cancelled", "expired"
 LASTS = timedelta(hours=1)
@@ -115,11 +115,10 @@ class Uploads:
             row = _pending(session, id_, project)
             sizes = {p.id: p.bytes for p in session.scalars(select(PartRow).filter_by(upload=id_))}
         _check_parts(part_ids, sizes, row.bytes)
-        with TemporaryDirectory(dir=self._files.scratch) as folder:
-            whole = Path(folder) / "whole"
+        with scratch(self._files.scratch) as folder:
+            whole, piece = folder / "whole", folder / "part"
             with whole.open("wb") as file:
                 for part_id in part_ids:
-                    piece = Path(folder) / "part"
                     self._files.contents.download(_key(part_id), piece)
                     with piece.open("rb") as source:
                         while data := source.read(_PIECE):

@@ -11,7 +11,6 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import APIRouter, Query, Request
@@ -31,6 +30,7 @@ from service.file_checks import check_lines, checked
 from service.files import UPLOADED, About, File, Files
 from service.objects import LEAST_S, MOST_S, ExpiresAfter, listing
 from service.record import current_project, current_record
+from service.scratch import scratch
 from service.uploads import MOST_BYTES, PART_BYTES, Uploads
 from service.uses import USES
 
@@ -315,8 +315,8 @@ async def _on_disk(
             f"the file has {size} bytes, more than {most}", param="file",
             hint="send it in parts by /v1/uploads, or raise max_file_bytes", code="file_too_large",
         )  # fmt: skip
-    with TemporaryDirectory(dir=cabinet.files.scratch) as folder:
-        place = Path(folder) / "content"
+    with scratch(cabinet.files.scratch) as folder:
+        place = folder / "content"
         await cabinet.in_thread(_copy, content, place)
         yield place
 
