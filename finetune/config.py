@@ -9,6 +9,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -33,16 +34,9 @@ from finetune.options import Lora, Training
 from finetune.options import Part as _Part
 
 
-def _name(value: str) -> str:
+def _name(value: str, param: str = "name") -> str:
     try:
-        return check_name(value)
-    except AdapterError as error:
-        raise ValueError(str(error)) from error
-
-
-def _project(value: str) -> str:
-    try:
-        return check_name(value, "project")
+        return check_name(value, param)
     except AdapterError as error:
         raise ValueError(str(error)) from error
 
@@ -75,7 +69,7 @@ class Recipe(_Part):
 
     name: Annotated[str, AfterValidator(_name)] = Field(description="the adapter's name")
     task: Task
-    project: Annotated[str, AfterValidator(_project)] = Field(
+    project: Annotated[str, AfterValidator(partial(_name, param="project"))] = Field(
         "default", description="whose keys may use the adapter"
     )
     base: str | None = Field(None, description="name of a base model; without it the only one")

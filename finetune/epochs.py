@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune.metric_names import sign_of
 from finetune.metrics_file import read_metrics
-from finetune.options import SMALLER_IS_BETTER, Training
+from finetune.options import Training
 from finetune.plan import Plan
 
 EPOCHS = "epochs"
@@ -88,7 +89,7 @@ def chosen_step(folder: Path, options: Training) -> int:
     measured = [e for e in read_metrics(folder / "metrics.jsonl") if key in e]
     if options.best_by is None or not measured:
         return final_step(folder)
-    sign = -1.0 if options.best_by in SMALLER_IS_BETTER else 1.0
+    sign = sign_of(options.best_by)
     best = max(measured, key=lambda entry: sign * float(entry[key]))  # the first of equal ones
     return int(best["step"])
 

@@ -27,7 +27,7 @@ from finetune.data import Prepared, Row, Split
 from finetune.files import write_whole
 from finetune.live import Live, subject_of, worn
 from finetune.measures import Outcome, measure, of_label
-from finetune.metric_names import LOWER_IS_BETTER, OF_A_LABEL, UNITS
+from finetune.metric_names import OF_A_LABEL, UNITS, sign_of
 from finetune.metrics import Measured, Sampled
 from finetune.slices import positions_of
 from finetune.subjects import Subject, Told
@@ -71,7 +71,7 @@ class Comparison:
         if not len(over):
             return f"no held-out example has {part}"
         mine, theirs = self._resample(ours, over), self._resample(other, over)
-        better = mine.minus(theirs).times(_sign(metric))
+        better = mine.minus(theirs).times(sign_of(metric))
         assert self.recipe.gate is not None  # noqa: S101  # who asks has one
         return Gain(
             ours=mine.value, other=theirs.value, gain=better.value,
@@ -89,10 +89,6 @@ def measured_on(outcome: Outcome, recipe: Recipe, metric: str, part: Slice) -> M
     if metric in OF_A_LABEL and recipe.task == "classify" and part.label is not None:
         found = of_label(outcome, metric, part.label)
     return found
-
-
-def _sign(metric: str) -> int:
-    return -1 if metric in LOWER_IS_BETTER else 1
 
 
 def evaluate(
@@ -184,7 +180,7 @@ def _figures(compared: Comparison) -> dict[str, Any]:
             UNITS[compared.recipe.task][name], found.signature,
         )  # fmt: skip
         gains[name] = {
-            who: _interval(sampled["adapter"].minus(sampled[who]).times(_sign(name)))
+            who: _interval(sampled["adapter"].minus(sampled[who]).times(sign_of(name)))
             for who in ("base", "live") if who in sampled
         }  # fmt: skip
     return {"metrics": entries, "gains": gains}

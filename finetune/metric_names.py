@@ -38,6 +38,11 @@ Problem = tuple[str, Any, str, str]
 """Dotted key, value, what is wrong, what to do."""
 
 
+def sign_of(metric: str | None) -> int:
+    """1 where more is better, -1 where less is."""
+    return -1 if metric in LOWER_IS_BETTER else 1
+
+
 def check_pattern(value: str) -> str:
     """Return a regular expression unchanged; raises ValueError when it is none."""
     try:

@@ -16,8 +16,7 @@ SELECTABLE: dict[Task, tuple[str, ...]] = {
     "answer": ("loss", "exact_match", "f1"),
     "classify": ("loss", "accuracy", "macro_f1"),
 }
-"""Figures by which `training.best_by` may choose."""
-SMALLER_IS_BETTER = frozenset({"loss"})
+"""Figures by which `training.best_by` may choose; `metric_names.sign_of` tells their direction."""
 
 
 class BatchBounds(NamedTuple):

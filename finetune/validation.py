@@ -12,8 +12,9 @@ from finetune.base_model import load_tokenizer
 from finetune.batching import Batches
 from finetune.checkpoint import Best
 from finetune.measures import figures
+from finetune.metric_names import sign_of
 from finetune.objectives import Objective, usable_rows
-from finetune.options import SMALLER_IS_BETTER, BatchBounds
+from finetune.options import BatchBounds
 from finetune.plan import Job
 from finetune.subjects import Subject
 
@@ -59,7 +60,7 @@ class Validation:
     def better(self, best: Best | None, figures: dict[str, float], model: Any, step: int) -> Best:
         """The best adapter, once the model of this step was measured."""
         value = figures[f"validation_{self._chosen}"]
-        sign = -1.0 if self._chosen in SMALLER_IS_BETTER else 1.0
+        sign = sign_of(self._chosen)
         if best is None or (sign * value > sign * best.value) or math.isnan(best.value):
             adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
             copied = {name: tensor.detach().clone() for name, tensor in adapter.items()}
