@@ -26,7 +26,7 @@ from adapters.records import READY
 from adapters.registry import Registry, Version, check_ready
 from adapters.retirement import not_a_version
 from service.errors import BadRequest, ModelNotFound, NotReady, ServiceError
-from service.record import current_record
+from service.record import current_caller, current_record
 from service.trials import Tried
 
 if TYPE_CHECKING:
@@ -209,9 +209,9 @@ class Models:
         if reference in {self._base.reference, *(base.name for base in bases)}:
             raise not_a_version(reference)
         await self.check_own(parsed.name, reference)
-        record = current_record()
-        who = "" if record is None else record.caller
-        retire = partial(self._registry.retire, reference, who=who, why="deleted as a model")
+        retire = partial(
+            self._registry.retire, reference, who=current_caller(), why="deleted as a model"
+        )
         self._forget(await asyncio.to_thread(retire))
 
     async def look_up(self, reference: str) -> Version | None:

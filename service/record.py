@@ -74,6 +74,12 @@ def set_record(record: Record) -> None:
     _current.set(record)
 
 
+def current_caller() -> str:
+    """Who asks; empty where it is no request."""
+    record = current_record()
+    return "" if record is None else record.caller
+
+
 def current_project() -> str:
     """The caller's project. Raises RuntimeError outside of a request."""
     record = current_record()

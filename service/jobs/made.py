@@ -10,9 +10,7 @@ from adapters.database import AdapterRow, VersionRow
 from adapters.names import fine_tuned_model, parse_reference
 from adapters.records import READY
 from service.database import JobRow
-from service.jobs.states import (
-    SUCCEEDED,
-)
+from service.jobs.states import SUCCEEDED
 
 
 @dataclass(frozen=True, slots=True)

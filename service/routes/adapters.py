@@ -16,7 +16,7 @@ from adapters.registry import AdapterRecord, Version
 from adapters.rules import Rule
 from adapters.trials import Trial
 from service.errors import BadRequest
-from service.record import current_project, current_record
+from service.record import current_caller, current_project
 
 
 async def own_adapter(raw_request: Request, name: str) -> None:
@@ -226,7 +226,7 @@ async def promote(name: str, promotion: Promotion, raw_request: Request) -> JSON
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.promote, version.reference, promotion.alias,
-        who=_caller(), why=promotion.why, force=promotion.force,
+        who=current_caller(), why=promotion.why, force=promotion.force,
     )  # fmt: skip
     return await _in_effect(state, version, promotion.alias)
 
@@ -238,7 +238,7 @@ async def rollback(name: str, request: Rollback, raw_request: Request) -> JSONRe
     version = await asyncio.to_thread(state.registry.previous, name, request.alias)
     await state.residency.ensure(version)
     version = await asyncio.to_thread(
-        state.registry.rollback, name, request.alias, who=_caller(), why=request.why
+        state.registry.rollback, name, request.alias, who=current_caller(), why=request.why
     )
     return await _in_effect(state, version, request.alias)
 
@@ -252,7 +252,7 @@ async def start_canary(name: str, start: CanaryStart, raw_request: Request) -> J
     await state.residency.ensure(version)
     await asyncio.to_thread(
         state.registry.start_canary, version.reference, start.percent, start.alias,
-        rule=start.rule, who=_caller(), why=start.why, force=start.force,
+        rule=start.rule, who=current_caller(), why=start.why, force=start.force,
     )  # fmt: skip
     await state.models.catch_up()
     return JSONResponse({**describe(version), "percent": start.percent})
@@ -263,7 +263,7 @@ async def end_canary(name: str, end: CanaryEnd, raw_request: Request) -> JSONRes
     """End an alias's canary: by promotion of its version, or by giving its share back."""
     state = raw_request.app.state.modiste
     version = await asyncio.to_thread(
-        state.registry.end_canary, name, end.alias, promote=end.promote, who=_caller(),
+        state.registry.end_canary, name, end.alias, promote=end.promote, who=current_caller(),
         why=end.why, force=end.force,
     )  # fmt: skip
     return await _in_effect(state, version, end.alias)
@@ -274,7 +274,7 @@ async def feedback(name: str, opinion: Feedback, raw_request: Request) -> JSONRe
     """Keep a score of an answer; a second one for the same answer replaces it."""
     await asyncio.to_thread(
         raw_request.app.state.modiste.registry.score,
-        name, opinion.version, opinion.score, request_id=opinion.request_id, who=_caller(),
+        name, opinion.version, opinion.score, request_id=opinion.request_id, who=current_caller(),
     )  # fmt: skip
     return JSONResponse({"object": "adapter.feedback", **opinion.model_dump()})
 
@@ -294,11 +294,6 @@ async def collect(request: Collection, raw_request: Request) -> JSONResponse:
             "bytes": collected.size,
         }
     )  # fmt: skip
-
-
-def _caller() -> str:
-    record = current_record()
-    return record.caller if record is not None else ""
 
 
 async def _in_effect(state: Any, version: Version, alias: str) -> JSONResponse:

@@ -22,7 +22,7 @@ from service.database import BatchRow
 from service.documents import Listing, answers
 from service.errors import BadRequest
 from service.objects import ExpiresAfter, Metadata, Page, listing, seconds
-from service.record import current_project, current_record
+from service.record import current_caller, current_project
 from service.routes.files import find_file
 
 router = APIRouter()
@@ -50,9 +50,9 @@ async def create_batch(request: BatchRequest, raw_request: Request) -> JSONRespo
         )  # fmt: skip
     window_of(request.completion_window)
     await find_file(raw_request, request.input_file_id, "input_file_id", "batch")
-    record, expiry = current_record(), request.output_expires_after
+    expiry = request.output_expires_after
     new = NewBatch(
-        current_project(), "" if record is None else record.caller, request.endpoint,
+        current_project(), current_caller(), request.endpoint,
         request.input_file_id, request.completion_window,
         None if expiry is None else expiry.seconds, request.metadata,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from service.jobs.orders import (
 )
 from service.jobs.queue import Jobs, Order
 from service.objects import Page, listing, seconds
-from service.record import current_project, current_record
+from service.record import current_caller, current_project
 from service.routes.files import find_file
 
 router = APIRouter()
@@ -55,9 +55,8 @@ async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
         settings = {**settings_of(version, method), **settings, "task": task}
         parent = f"{version.name}@{version.digest}"
         start = {"base": version.manifest.base.name, "parent": parent}
-    record = current_record()
     order = Order(
-        project=current_project(), caller="" if record is None else record.caller,
+        project=current_project(), caller=current_caller(),
         model=request.model, training_file=request.training_file,
         validation_file=request.validation_file, suffix=suffix, seed=seed,
         method=method.to_json(), metadata=request.metadata,

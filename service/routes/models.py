@@ -11,6 +11,7 @@ from service.documents import ModelList, answers
 from service.errors import ModelNotFound
 from service.jobs.made import MadeModel, made_models
 from service.models import Models, Resolved
+from service.objects import seconds
 from service.record import current_project
 
 router = APIRouter()
@@ -68,16 +69,16 @@ async def _cards(raw_request: Request) -> list[dict[str, Any]]:
 
 
 def _card(resolved: Resolved, name: str) -> dict[str, Any]:
-    created = 0 if resolved.version is None else int(resolved.version.manifest.created.timestamp())
+    created = None if resolved.version is None else resolved.version.manifest.created
     return {
-        "id": name, "object": "model", "created": created, "owned_by": "modiste",
+        "id": name, "object": "model", "created": seconds(created) or 0, "owned_by": "modiste",
         "root": resolved.reference, "parent": None, "digest": resolved.digest, "task": None,
     }  # fmt: skip
 
 
 def _made_card(model: MadeModel, project: str) -> dict[str, Any]:
-    return {
-        "id": model.id, "object": "model", "created": int(model.created.timestamp()),
-        "owned_by": project, "root": model.reference, "parent": model.base,
-        "digest": model.digest, "task": model.task,
+    card = _card(Resolved(model.reference, model.digest, ""), model.id)
+    return card | {
+        "created": seconds(model.created), "owned_by": project, "parent": model.base,
+        "task": model.task,
     }  # fmt: skip
