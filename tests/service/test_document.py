@@ -1,7 +1,6 @@
 """Requests made of the OpenAPI document, sound ones and broken: no 5xx, and answers as it says."""
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import checks
 
-from tests.made import add_tiny_base
-from tests.service.desk import Desk, desk
+from tests.service.desk import Desk
 
 CASES = 30
 """Of each route."""
@@ -25,13 +23,6 @@ CHECKS = [
     checks.response_schema_conformance, checks.response_headers_conformance,
     checks.unsupported_method,
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk(tmp_path_factory.mktemp("home")) as served:
-        add_tiny_base(served.registry)
-        yield served
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,17 @@
-"""A server of the tiny base with its workers, for those who ask for it."""
+"""The queue; and a client of a server of the tiny base, with workers, for those who ask for it."""
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
-from tests.made import add_tiny_base
-from tests.service.desk import Desk, desk
+from adapters.registry import Registry
+from service.jobs.queue import Jobs
+from tests.service.desk import Desk
 from tests.service.jobs.asking import LINES
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk(tmp_path_factory.mktemp("home")) as served:
-        add_tiny_base(served.registry)
-        yield served
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +22,16 @@ def client(served: Desk) -> openai.OpenAI:
 @pytest.fixture(scope="module")
 def training(served: Desk) -> str:
     return served.openai().files.create(file=("a.jsonl", LINES), purpose="fine-tune").id
+
+
+@pytest.fixture
+def registry(tmp_path: Path, database: str) -> Registry:
+    return Registry.open(tmp_path)
+
+
+@pytest.fixture
+def jobs(registry: Registry) -> Jobs:
+    return Jobs(registry.database)
 
 
 @pytest.fixture

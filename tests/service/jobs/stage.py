@@ -59,6 +59,17 @@ class Puppets:
         return self.started[-1][2]
 
 
+def order(project: str = "ours", **more: Any) -> Order:
+    """What a caller may ask for; `more` are fields of it."""
+    given = {
+        "project": project, "caller": "key_1", "model": "tiny", "training_file": "file-a",
+        "validation_file": None, "suffix": None, "seed": 1,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {}}}, "metadata": None,
+        "trainer": {"recipe": "generate", "base": "tiny", "settings": {}, "promote": False},
+    } | more  # fmt: skip
+    return Order(**given)
+
+
 class Stage:
     """A worker of a home in a folder."""
 
@@ -80,16 +91,8 @@ class Stage:
             "recipe": "generate", "base": "tiny", "settings": {"task": "generate"},
             "promote": promote,
         }  # fmt: skip
-        method = {"type": "supervised", "supervised": {"hyperparameters": {}}}
-        return self.jobs.create(
-            Order(
-                **{
-                    "project": project, "caller": "key_1", "model": "tiny", "suffix": None,
-                    "training_file": file.id, "validation_file": None, "seed": 1,
-                    "method": method, "metadata": None, "trainer": trainer,
-                } | more
-            )
-        )  # fmt: skip
+        given = {"training_file": file.id, "trainer": trainer} | more
+        return self.jobs.create(order(project, **given))
 
     def look(self) -> None:
         """As the worker's loop does, once, without waiting."""

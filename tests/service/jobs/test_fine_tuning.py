@@ -1,7 +1,6 @@
 """OpenAI's fine-tuning jobs, through the official client; no worker is there."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -12,19 +11,11 @@ from service.jobs.states import (
     Outcome,
     Told,
 )
-from tests.made import add_tiny_base
-from tests.service.desk import Desk, desk
+from tests.service.desk import Desk
 
 CHAT = (
     b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}\n'
 )
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk(tmp_path_factory.mktemp("home")) as served:
-        add_tiny_base(served.registry)
-        yield served
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from service.jobs import leases
 from service.jobs.leases import Leases
 from service.jobs.queue import Jobs
 from service.jobs.states import Outcome
-from tests.service.jobs.stage import Stage
-from tests.service.jobs.test_queue import order
+from tests.service.jobs.stage import Stage, order
 
 
 @pytest.fixture

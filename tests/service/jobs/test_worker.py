@@ -16,17 +16,11 @@ from adapters.registry import Registry
 from service.database import JobRow
 from service.jobs.attempt import Attempt
 from service.jobs.executors import LocalTrainer
-from service.jobs.queue import Order
 from service.jobs.room import Need
 from service.jobs.worker import Worker
 from tests.service.desk import Desk
 from tests.service.jobs.asking import WAIT_S, create, events, steps_told, until
-
-
-def order(project: str = "ours", base: str = "tiny", **settings: Any) -> Order:
-    trainer = {"recipe": "generate", "base": base, "settings": settings, "promote": False}
-    method = {"type": "supervised", "supervised": {"hyperparameters": {}}}
-    return Order(project, "key_1", base, "file-a", None, None, 1, method, None, trainer)
+from tests.service.jobs.stage import order
 
 
 def test_a_job_becomes_a_model(
