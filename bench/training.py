@@ -27,7 +27,7 @@ from demo.data import prepare as demo_data
 from finetune.metrics_file import read_metrics
 
 DEMO = Path("build/demo")
-EXAMPLES, EXAMPLES_SHORT = 1200, 320
+EXAMPLES, EXAMPLES_SHORT = 640, 320
 HELD_OUT = 150
 ROUNDS, ROUNDS_SHORT = 3, 2
 RATE, WARMUP = 1e-3, 0.05
