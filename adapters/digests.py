@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,21 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_json(value: Any) -> str:
     """Digest of a JSON value, independent of key order and white space."""
+    return digest_bytes(_canonical(value))
+
+
+def digest_json_list(values: Iterable[Any]) -> str:
+    """As `digest_json` of the list of the values, which pass one by one."""
+    whole = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        whole.update((b"," if number else b"") + _canonical(value))
+    whole.update(b"]")
+    return PREFIX + whole.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return digest_bytes(text.encode())
+    return text.encode()
 
 
 def digest_file(path: Path) -> str:

@@ -1,7 +1,8 @@
 """Batches of a bounded number of tokens, of sequences of like length, in a seeded order."""
 
 import random
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 
 from finetune.data import Row
 from finetune.options import BatchBounds
@@ -61,26 +62,30 @@ class Batches:
     """
 
     def __init__(
-        self, rows: list[Row], width: Callable[[Row], int], bounds: BatchBounds, seed: int
+        self, rows: Sequence[Row], width: Callable[[Row], int], bounds: BatchBounds, seed: int
     ) -> None:
         self.rows = rows
-        self._widths = [width(row) for row in rows]
+        self._widths = array("I", map(width, rows))
         self._bounds, self._seed = bounds, seed
-        self._epoch, self._batches = 0, self.of(0)
-        self.per_epoch = len(self._batches)
+        self._epoch, self._places = 0, self._places_of(0)
+        self.per_epoch = len(self._places)
 
-    def of(self, epoch: int) -> list[list[Row]]:
+    def of(self, epoch: int) -> Iterator[list[Row]]:
         """The batches of one pass; every pass has as many."""
-        seed = derived_seed(self._seed, epoch)
-        found = make_batches(self._widths, self._bounds, seed)
-        return [[self.rows[position] for position in batch] for batch in found]
+        return map(self._rows_at, self._places_of(epoch))
 
     def at(self, step: int) -> list[Row]:
         """The batch of a step, counted from 0."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self.of(epoch)
-        return self._batches[position]
+            self._epoch, self._places = epoch, self._places_of(epoch)
+        return self._rows_at(self._places[position])
+
+    def _places_of(self, epoch: int) -> list[list[int]]:
+        return make_batches(self._widths, self._bounds, derived_seed(self._seed, epoch))
+
+    def _rows_at(self, places: list[int]) -> list[Row]:
+        return [self.rows[place] for place in places]
 
 
 def split_batch(

@@ -1,20 +1,22 @@
 """From records to examples, from examples to token ids, and the split in train and test.
 
-Records pass one by one; what is kept is at most the examples that are asked for.
+Records pass one by one. Examples and rows lie on disk, in temporary files and at last in
+`prepared.jsonl`, so that data may be larger than memory.
 """
 
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 from jinja2 import TemplateError
 
-from adapters.digests import digest_file, digest_json
+from adapters.digests import digest_file, digest_json_list
 from adapters.errors import InvalidInput
 from adapters.prompt import PromptTemplate, Renderer
 from finetune.chats import Chat
@@ -26,8 +28,10 @@ from finetune.preferences import Preference
 from finetune.reading import Broken, BrokenData, Reading
 from finetune.sources import Source, at_hand, find_files, read_files
 from finetune.splits import sample, split_examples
+from finetune.spool import Chosen, Spool
 
 Split = Literal["train", "validation", "test"]
+ROWS = "prepared.jsonl"
 
 MANY_ANSWERS = ("generate", "answer")
 """Tasks of which an input may have several right answers, each as good."""
@@ -66,25 +70,49 @@ class Row:
         """Of a preference: the row of the answer that was not preferred."""
         return dataclasses.replace(self, ids=self.rejected_ids, supervised=self.rejected_supervised)
 
+    def to_line(self) -> bytes:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def of_line(cls, line: bytes) -> Self:
+        return cls(**json.loads(line))
+
+
+def spooled(rows: Iterable[Row]) -> Spool[Row]:
+    """The rows in a temporary file."""
+    spool = Spool(Row.to_line, Row.of_line)
+    for row in rows:
+        spool.append(row)
+    return spool
+
 
 @dataclass(slots=True)
 class Prepared:
     """All rows and what is known about where they came from."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     labels: list[str]
     sources: dict[str, dict[str, str]]
     """Split -> file -> digest of its bytes, for the splits that have files of their own."""
     counts: dict[str, int]
     """Broken and skipped records, and rows left out, by reason."""
+    _places: dict[Split, "array[int]"] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Of each split's rows."""
 
     @property
     def separate_test(self) -> bool:
         """Whether the held-out examples have files of their own."""
         return "test" in self.sources
 
-    def of(self, split: Split) -> list[Row]:
-        return [row for row in self.rows if row.split == split]
+    def of(self, split: Split) -> Sequence[Row]:
+        if not self._places:
+            self._places = {name: array("Q") for name in get_args(Split)}
+            for place, row in enumerate(self.rows):
+                self._places[row.split].append(place)
+        return Chosen(self.rows, self._places[split])
 
 
 def prepare(
@@ -108,13 +136,11 @@ def prepare(
         labels = _labels(recipe, files["train"])
         examples = _read_splits(recipe, files, labels, reading)
         sources = source_digests(files)
-    rows = list(_tokenise_all(examples, recipe, renderer, context_length, reading))
+    rows = spooled(_tokenise_all(examples, recipe, renderer, context_length, reading))
     _check_whole(reading, recipe)
-    fitting = [r for r in rows if r.split != "test" or len(r.prompt_ids) < context_length]
     counts = reading.skipped
     counts["broken lines"] = reading.broken_count
-    counts["held-out prompts too long for the base"] = len(rows) - len(fitting)
-    return Prepared(fitting, labels, sources, dict(+counts))
+    return Prepared(rows, labels, sources, dict(+counts))
 
 
 def _labels(recipe: Recipe, sources: list[Source]) -> list[str]:
@@ -124,7 +150,7 @@ def _labels(recipe: Recipe, sources: list[Source]) -> list[str]:
 
 def _read_splits(
     recipe: Recipe, files: dict[Split, list[Source]], labels: list[str], reading: Reading
-) -> dict[Split, list[Example]]:
+) -> dict[Split, Sequence[Example]]:
     data = recipe.data
     join = recipe.task in MANY_ANSWERS and recipe.training.method == "supervised"
 
@@ -161,20 +187,25 @@ def _check_whole(reading: Reading, recipe: Recipe) -> None:
 
 
 def _tokenise_all(
-    examples: dict[Split, list[Example]],
+    examples: dict[Split, Sequence[Example]],
     recipe: Recipe,
     renderer: Renderer,
     context_length: int,
     reading: Reading,
 ) -> Iterator[Row]:
-    """Rows; what the base's chat template does not take is noted."""
+    """Rows; what the base or its chat template does not take is noted."""
     max_length = min(recipe.training.max_length, context_length)
     for split, members in examples.items():
         for example in members:
             try:
-                yield tokenise(example, split, recipe.template, renderer, max_length)
+                row = tokenise(example, split, recipe.template, renderer, max_length)
             except (InvalidInput, TemplateError) as error:
                 reading.note(Broken(*_place(example.origin), str(error)))
+                continue
+            if split == "test" and len(row.prompt_ids) >= context_length:
+                reading.skipped["held-out prompts too long for the base"] += 1
+                continue
+            yield row
 
 
 def _place(origin: str) -> tuple[str, int]:
@@ -265,9 +296,10 @@ def save_prepared(prepared: Prepared, folder: Path, base: str) -> None:
         base: fingerprint of the base model whose tokenizer made the ids.
     """
     (folder / "dataset.json").unlink(missing_ok=True)
-    with (folder / "prepared.jsonl").open("w", encoding="utf-8") as file:
-        for row in prepared.rows:
-            file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+    partial = folder / f".{ROWS}.partial"
+    with partial.open("wb") as file:
+        file.writelines(row.to_line() for row in prepared.rows)
+    partial.replace(folder / ROWS)  # whoever reads the one before goes on reading it
     about = {k: getattr(prepared, k) for k in ("labels", "sources", "counts")}
     about["base"] = base
     text = json.dumps(about, indent=1, ensure_ascii=False)
@@ -277,11 +309,10 @@ def save_prepared(prepared: Prepared, folder: Path, base: str) -> None:
 def load_prepared(folder: Path) -> Prepared:
     """Read what `save_prepared` wrote."""
     about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    with (folder / "prepared.jsonl").open(encoding="utf-8") as file:
-        rows = [Row(**json.loads(line)) for line in file]
+    rows = Spool.of_lines(folder / ROWS, Row.to_line, Row.of_line)
     return Prepared(rows, about["labels"], about["sources"], about["counts"])
 
 
 def split_digest(rows: Iterable[Row]) -> str:
     """Digest of a split's content, whatever the files were called."""
-    return digest_json([[row.input, row.references] for row in rows])
+    return digest_json_list([row.input, row.references] for row in rows)

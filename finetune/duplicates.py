@@ -3,12 +3,13 @@
 MinHash (Broder 1997, "On the resemblance and containment of documents"): the share of equal
 minima of two texts' hashed shingles estimates the Jaccard similarity of their shingles. Bands of
 minima are looked up, so only texts that share a band are compared (Leskovec, Rajaraman, Ullman,
-"Mining of Massive Datasets", 3.4). Kept of a text are its minima, half a kilobyte.
+"Mining of Massive Datasets", 3.4). Kept of a text are its minima and its bands, 5 kB.
 """
 
 import hashlib
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +74,11 @@ class NearIndex:
             if len(self._bands[key]) < _COMPARED:
                 self._bands[key].append(number)
 
-    def near(self, of: NDArray[np.uint32]) -> int | None:
-        """The number of a text whose similarity is estimated at 0.8 or more, if any."""
+    def __len__(self) -> int:
+        return len(self._sketches)
+
+    def near(self, of: NDArray[np.uint32]) -> Iterator[int]:
+        """The numbers of texts whose similarity is estimated at 0.8 or more."""
         seen: set[int] = set()
         for key in _keys(of):
             for number in self._bands.get(key, ()):
@@ -82,8 +86,7 @@ class NearIndex:
                     continue
                 seen.add(number)
                 if float(np.mean(self._sketches[number] == of)) >= NEAR:
-                    return number
-        return None
+                    yield number
 
 
 def _keys(of: NDArray[np.uint32]) -> list[bytes]:

@@ -1,7 +1,8 @@
 """Which languages the texts of examples are in, told on a sample."""
 
+import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from adapters.detection import letters, likeliest_language
@@ -15,12 +16,12 @@ _LEAST_LETTERS, _SURE = 24, 0.9
 _NO_PROSE = ("tools", "rejected")
 
 
-def languages_of(rows: Sequence[Row], *, answers: bool) -> dict[str, dict[str, int]]:
+def languages_of(rows: Iterable[Row], *, answers: bool) -> dict[str, dict[str, int]]:
     """Language (BCP 47) -> number of texts, for inputs and, if asked, answers.
 
     Short texts and doubtful verdicts are not counted.
     """
-    chosen = sorted(rows, key=lambda row: row.key)[:_SAMPLE]
+    chosen = heapq.nsmallest(_SAMPLE, rows, key=lambda row: row.key)
     found = {"input": _counted([" ".join(_prose(row.input)) for row in chosen])}
     if answers:
         found["answer"] = _counted([row.references[0] for row in chosen])

@@ -10,7 +10,7 @@ The loop knows an objective by what it says of a row, and by the losses of a bat
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 from finetune.data import Row
 from finetune.forward import adapter_off, supervised_losses
 from finetune.options import Training
+from finetune.spool import where
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ def objective_of(options: Training) -> Objective:
     return Preferences(options.beta) if options.method == "dpo" else Answers()
 
 
-def usable_rows(rows: Iterable[Row], objective: Objective) -> list[Row]:
-    return [row for row in rows if objective.usable(row)]
+def usable_rows(rows: Sequence[Row], objective: Objective) -> Sequence[Row]:
+    return where(rows, objective.usable)
 
 
 class Answers:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,7 +71,7 @@ def choose_dtype(wanted: str, device: str) -> str:
 
 def make_plan(
     recipe: Recipe,
-    train: list[Row],
+    train: Sequence[Row],
     parameters: int,
     base: Path | None = None,
     precision: Path | None = None,
@@ -117,7 +118,7 @@ def make_plan(
 
 def _parting(
     options: Training,
-    rows: list[Row],
+    rows: Sequence[Row],
     device: str,
     dtype: str,
     parameters: int,

@@ -7,14 +7,14 @@ that were trained on, one label only. Such things are errors; the rest are warni
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_args
 
 from adapters.prompt import Task
 from finetune.config import Recipe
-from finetune.data import Prepared, Row
+from finetune.data import Prepared, Row, Split
 from finetune.duplicates import folded
 from finetune.findings import Finding, finding, in_order
 from finetune.languages import languages_of
@@ -29,7 +29,7 @@ _IMBALANCE = 10
 _MANY_LABELS, _LIST_SHARE = 20, 0.5
 _MEMORY_SHARE = 0.9
 _BARS = 12
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ def check(
     report = Report(
         name=recipe.name,
         task=recipe.task,
-        examples={split: sum(row.split == split for row in prepared.rows) for split in SPLITS},
+        examples={split: len(prepared.of(split)) for split in SPLITS},
         tokens=sum(map(objective.tokens, train)),
         supervised_tokens=sum(map(objective.spoken, train)),
         longest=max((row.longest for row in train), default=0),
@@ -137,7 +137,7 @@ def add_estimate(report: Report, estimate: dict[str, Any], memory: int) -> None:
         report.findings = in_order([*report.findings, finding("not_enough_memory", told, 1)])
 
 
-def _histogram(rows: list[Row]) -> list[tuple[int, int]]:
+def _histogram(rows: Sequence[Row]) -> list[tuple[int, int]]:
     """Examples by length, in bars of one width."""
     longest = max((row.longest for row in rows), default=0)
     width = max(-(-longest // _BARS), 1)
@@ -218,8 +218,8 @@ def _list_findings(recipe: Recipe, prepared: Prepared) -> Iterator[Finding]:
     listed = recipe.task == "classify" and "{labels}" in f"{template.system}{template.user}"
     if not listed or not rows or len(prepared.labels) < _MANY_LABELS:
         return
-    prompts = [row.prompt_ids for row in rows]
-    edges = zip(min(prompts), max(prompts), strict=False)  # what these two begin with, all do
+    first, last = (found(row.prompt_ids for row in rows) for found in (min, max))
+    edges = zip(first, last, strict=False)  # what these two begin with, all do
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], edges))
     share = shared * len(rows) / sum(len(row.ids) for row in rows)
     if share > _LIST_SHARE:

@@ -5,7 +5,7 @@ tried for a few real steps before it is made, and a base that is too slow or too
 way to the next smaller one.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from adapters.prompt import Renderer
 from adapters.registry import Registry
 from finetune.base_model import load_tokenizer
 from finetune.config import Recipe, with_settings
-from finetune.data import Prepared, Row, prepare
+from finetune.data import Prepared, Row, prepare, spooled
 from finetune.memory import BYTES, Shape, memory_bytes
 from finetune.objectives import Objective, objective_of, usable_rows
 from finetune.plan import make_plan
@@ -146,7 +146,7 @@ def _try(recipe: Recipe, base: Base, machine: _Machine, fixed: Collection[str]) 
         scale = recipe.lora.alpha / recipe.lora.r
         chosen = _changed(chosen, {"lora.alpha": chosen.lora.r * scale})
     prepared = Prepared(
-        [_cut(row, chosen.training.max_length) for row in prepared.rows],
+        spooled(_cut(row, chosen.training.max_length) for row in prepared.rows),
         prepared.labels, prepared.sources, prepared.counts,
     )  # fmt: skip
     plan = make_plan(chosen, prepared.of("train"), base.parameters, base.path)
@@ -159,7 +159,7 @@ def _try(recipe: Recipe, base: Base, machine: _Machine, fixed: Collection[str]) 
 
 
 def _choose(
-    recipe: Recipe, base: Base, rows: list[Row], machine: _Machine, fixed: set[str]
+    recipe: Recipe, base: Base, rows: Sequence[Row], machine: _Machine, fixed: set[str]
 ) -> list[Choice] | str:
     """The settings with their reasons, or why none fit the memory."""
     sizes, objective = _Sizes.of(base), objective_of(recipe.training)
@@ -168,7 +168,7 @@ def _choose(
     chosen = [method, _rank(recipe, spoken, sizes), _length(rows, base), _epochs(recipe, rows)]
     chosen = [_fixed(recipe, choice, fixed) for choice in chosen]
     value = {choice.name: choice.value for choice in chosen}
-    longest, total = _loads([_cut(row, value["training.max_length"]) for row in rows], objective)
+    longest, total = _loads((_cut(row, value["training.max_length"]) for row in rows), objective)
     total *= value["training.epochs"]
     dtypes = [_precision(base, machine)]
     if dtypes[0].value == "float32":
@@ -185,9 +185,12 @@ def _choose(
     return f"needs about {needed:.1f} GiB of {machine.memory / 2**30:.1f}"
 
 
-def _loads(rows: list[Row], objective: Objective) -> tuple[int, int]:
+def _loads(rows: Iterable[Row], objective: Objective) -> tuple[int, int]:
     """Tokens of the longest example as a batch has it, and of one pass over all."""
-    return max(map(objective.width, rows)), sum(map(objective.tokens, rows))
+    longest = total = 0
+    for row in rows:
+        longest, total = max(longest, objective.width(row)), total + objective.tokens(row)
+    return longest, total
 
 
 def _fixed(recipe: Recipe, choice: Choice, fixed: set[str]) -> Choice:
@@ -208,7 +211,7 @@ def _rank(recipe: Recipe, spoken: int, sizes: "_Sizes") -> Choice:
     return Choice("lora.r", rank, reason)
 
 
-def _length(rows: list[Row], base: Base) -> Choice:
+def _length(rows: Sequence[Row], base: Base) -> Choice:
     lengths = sorted(row.longest for row in rows)
     wanted = lengths[-1]
     if wanted > _WHOLE_UP_TO:
@@ -219,7 +222,7 @@ def _length(rows: list[Row], base: Base) -> Choice:
     return Choice("training.max_length", max(wanted, 8), reason)
 
 
-def _epochs(recipe: Recipe, rows: list[Row]) -> Choice:
+def _epochs(recipe: Recipe, rows: Sequence[Row]) -> Choice:
     if recipe.training.method == "dpo":
         return Choice("training.epochs", 1, "preferences are read once: more passes learn noise")
     epochs = 3 if len(rows) < 2_000 else 2 if len(rows) < 20_000 else 1

@@ -3,8 +3,9 @@
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def _compared(report: Mapping[str, Any]) -> bool:
 
 def make_probe(model: Any, prepared: Prepared, dtype: str) -> Probe:
     """The probe of a run: some of its short prompts, held-out ones first."""
-    prompts = probe_prompts(prepared.of("test") + prepared.of("train"))
+    prompts = probe_prompts(chain(prepared.of("test"), prepared.of("train")))
     return record_probe(model, prompts, dtype)
 
 
@@ -194,10 +195,14 @@ def measure(model: Any, probe: Probe) -> list[list[float]]:
         ]
 
 
-def probe_prompts(rows: list[Row]) -> list[list[int]]:
-    """Up to twelve prompts whose ends differ, in the given order."""
-    different = {tuple(ends_of(row.prompt_ids)): row.prompt_ids for row in rows}
-    return list(different.values())[:_CANDIDATES]
+def probe_prompts(rows: Iterable[Row]) -> list[list[int]]:
+    """Up to twelve prompts whose ends differ, the first ones."""
+    different: dict[tuple[int, ...], list[int]] = {}
+    for row in rows:
+        different.setdefault(tuple(ends_of(row.prompt_ids)), row.prompt_ids)
+        if len(different) == _CANDIDATES:
+            break
+    return list(different.values())
 
 
 def ends_of(ids: list[int]) -> list[int]:

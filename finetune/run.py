@@ -34,6 +34,7 @@ from finetune.base_model import free_memory, load_tokenizer, special_tokens
 from finetune.candidate import evaluate_candidate
 from finetune.config import Recipe
 from finetune.data import (
+    ROWS,
     Prepared,
     data_files,
     load_prepared,
@@ -347,7 +348,7 @@ class Run:
         return self._model
 
     def _prepared_digest(self) -> str | None:
-        path = self.folder / "prepared.jsonl"
+        path = self.folder / ROWS
         return digest_file(path) if path.is_file() else None
 
     def _forget(self, *names: str) -> None:

@@ -4,7 +4,7 @@ Exact means the same input, case and white space aside. Of an example its digest
 sketch are kept (`duplicates.py`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from adapters.prompt import Task
@@ -12,6 +12,9 @@ from finetune.data import Prepared, Row
 from finetune.duplicates import NearIndex, sketch
 from finetune.findings import SAMPLES, Finding, finding
 from finetune.text_checks import texts_of
+
+INDEXED = 100_000
+"""Training inputs with which others are compared for being nearly equal: half a gigabyte."""
 
 
 @dataclass(slots=True)
@@ -65,10 +68,13 @@ def compare_sides(prepared: Prepared, task: Task) -> Sides:
     train, test = prepared.of("train"), prepared.of("test")
     validation = prepared.of("validation")
     found = Sides()
-    answers: dict[str, set[str]] = {}
+    answers: dict[str, int] = {}
+    contradicted = set()
     for row in train:
-        answers.setdefault(row.key, set()).add(row.references[0])
-    found.contradictions = sum(len(said) > 1 for said in answers.values())
+        answer = hash(row.references[0])
+        if answers.setdefault(row.key, answer) != answer:
+            contradicted.add(row.key)
+    found.contradictions = len(contradicted)
     found.duplicates = found.places_of("duplicates", _again(train))
     found.held_out_duplicates = found.places_of("held_out_duplicates", _again(test))
     tested = {row.key: row for row in test}
@@ -93,25 +99,36 @@ def _again(rows: Iterable[Row]) -> Iterator[str]:
         seen.add(pair)
 
 
-def _compare_near(found: Sides, train: list[Row], test: list[Row], task: Task) -> None:
-    index, keys = NearIndex(), set()
+def _compare_near(found: Sides, train: Sequence[Row], test: Sequence[Row], task: Task) -> None:
+    """Held-out inputs with all training inputs, and these with the first of their own."""
+    held_out, learned = NearIndex(), NearIndex()
+    for number, row in enumerate(test):
+        if (of := sketch(*comparable(row, task))) is not None:
+            held_out.add(number, of)
+    keys: set[int] = set()
+    leaked: dict[int, str] = {}
 
-    def near(rows: Iterable[Row], *, learned: bool) -> Iterator[str]:
-        for number, row in enumerate(rows):
-            if learned and row.key in keys:
+    def near() -> Iterator[str]:
+        for number, row in enumerate(train):
+            if (key := hash(row.key)) in keys:
                 continue  # an exact duplicate
-            keys.add(row.key)
+            keys.add(key)
             of = sketch(*comparable(row, task))
             if of is None:
                 continue
-            other = index.near(of)
-            if learned:
-                index.add(number, of)
-            if other is not None:
-                yield f"{row.origin} and {train[other].origin}"
+            for other in held_out.near(of):
+                leaked.setdefault(other, row.origin)
+            first = next(learned.near(of), None)
+            if len(learned) < INDEXED:
+                learned.add(number, of)
+            if first is not None:
+                yield f"{row.origin} and {train[first].origin}"
 
-    found.near_duplicates = found.places_of("near_duplicates", near(train, learned=True))
-    found.near_leaked = found.places_of("near_leakage", near(test, learned=False))
+    found.near_duplicates = found.places_of("near_duplicates", near())
+    found.near_leaked = found.places_of(
+        "near_leakage",
+        (f"{test[number].origin} and {origin}" for number, origin in sorted(leaked.items())),
+    )
 
 
 def comparable(row: Row, task: Task) -> tuple[str, str]:

@@ -1,18 +1,21 @@
 """Train, validation and held-out, and samples of them, by digests alone.
 
-So an example never changes sides when data is added or files are renamed.
+So an example never changes sides when data is added or files are renamed. Examples lie on disk
+(`spool.py`), but for those of which several may become one.
 """
 
-from collections.abc import Iterable
+import pickle
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from finetune.examples import Example
+from finetune.spool import Spool, where
 
 _SPARE = 128
 
 
 class Sample:
-    """At most `limit` of the examples that pass, in their order; memory for about as many.
+    """At most `limit` of the examples that pass, in their order; room for about as many.
 
     Args:
         join: examples of one input become one with the answers of all: measured alone, each would
@@ -21,7 +24,11 @@ class Sample:
 
     def __init__(self, limit: int | None, *, join: bool = False) -> None:
         self._limit, self._join = limit, join
-        self._kept: list[tuple[int, Example]] = []
+        self._kept: list[Example] | Spool[Example] = (
+            [] if join else Spool(pickle.dumps, pickle.loads)
+        )
+        self._ranks: list[tuple[str, int]] = []
+        """What decides between examples, and which had passed first."""
         self._places: dict[tuple[str, str], int] = {}
         self._passed = 0
 
@@ -30,31 +37,38 @@ class Sample:
             place = self._places.setdefault(_input(example), len(self._kept))
             if place < len(self._kept) and self._joined(place, example):
                 return
-        self._kept.append((self._passed, example))
+        self._kept.append(example)
+        if self._limit is None:
+            return
+        # what the split looks at is not looked at again: it would favour one end of the part
+        self._ranks.append((example.key[8:], self._passed))
         self._passed += 1
-        if self._limit is not None and len(self._kept) >= 2 * self._limit + _SPARE:
+        if len(self._kept) >= 2 * self._limit + _SPARE:
             self._cut(self._limit)
 
     def _joined(self, place: int, example: Example) -> bool:
         """Whether the example had an answer more; a mere repetition stays, to be told of."""
-        number, first = self._kept[place]
+        assert isinstance(self._kept, list)  # noqa: S101 - as `join` says
+        first = self._kept[place]
         references = tuple(dict.fromkeys(first.references + example.references))
-        self._kept[place] = number, replace(first, references=references)
+        self._kept[place] = replace(first, references=references)
         return references != first.references
 
-    def examples(self) -> list[Example]:
+    def examples(self) -> Sequence[Example]:
         if self._limit is not None and len(self._kept) > self._limit:
             self._cut(self._limit)
-        return [example for _, example in self._kept]
+        return self._kept
 
     def _cut(self, limit: int) -> None:
-        # what the split looks at is not looked at again: it would favour one end of the part
-        lowest = sorted(self._kept, key=lambda item: (item[1].key[8:], item[0]))[:limit]
-        self._kept = sorted(lowest, key=lambda item: item[0])
-        if self._join:
-            self._places = {}
-            for place, (_, example) in enumerate(self._kept):
-                self._places.setdefault(_input(example), place)
+        places = sorted(sorted(range(len(self._ranks)), key=self._ranks.__getitem__)[:limit])
+        self._ranks = [self._ranks[place] for place in places]
+        if isinstance(self._kept, Spool):
+            self._kept = self._kept.taken(places)
+            return
+        self._kept = [self._kept[place] for place in places]
+        self._places = {}
+        for place, example in enumerate(self._kept):
+            self._places.setdefault(_input(example), place)
 
 
 def _input(example: Example) -> tuple[str, str]:
@@ -62,7 +76,9 @@ def _input(example: Example) -> tuple[str, str]:
     return example.key, str(sorted(example.columns.items()))
 
 
-def sample(examples: Iterable[Example], limit: int | None, *, join: bool = False) -> list[Example]:
+def sample(
+    examples: Iterable[Example], limit: int | None, *, join: bool = False
+) -> Sequence[Example]:
     """A sample that depends on the examples' content alone, in their order; see `Sample`."""
     chosen = Sample(limit, join=join)
     for example in examples:
@@ -74,9 +90,9 @@ def sample(examples: Iterable[Example], limit: int | None, *, join: bool = False
 class Parts:
     """Examples by what they are for."""
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     shared: int = 0
     """Examples left out because their input is held out with another group."""
 
@@ -107,19 +123,25 @@ def split_examples(
         else:
             (validation if place >= validation_from else train).add(example)
     parts = Parts(train.examples(), validation.examples(), test.examples())
+    if not parts.test and holdout_fraction > 0:
+        _hold_one_out(parts, max_test, join=join)
+    return _without_shared(parts)
+
+
+def _hold_one_out(parts: Parts, max_test: int | None, *, join: bool) -> None:
+    """Hold out the side with the lowest digest, where another one is left to learn from."""
     sides = {example.side for example in parts.train}
-    if not parts.test and holdout_fraction > 0 and len(sides) > 1:
+    if len(sides) > 1:
         lowest = min(sides)
         parts.test = sample((e for e in parts.train if e.side == lowest), max_test, join=join)
-        parts.train = [e for e in parts.train if e.side != lowest]
-    return _without_shared(parts)
+        parts.train = where(parts.train, lambda example: example.side != lowest)
 
 
 def _without_shared(parts: Parts) -> Parts:
     """Two groups can share an input: what is held out of one is not learned from the other."""
     tested = {example.key for example in parts.test}
-    validation = [e for e in parts.validation if e.key not in tested]
+    validation = where(parts.validation, lambda example: example.key not in tested)
     seen = tested | {example.key for example in validation}
-    train = [e for e in parts.train if e.key not in seen]
+    train = where(parts.train, lambda example: example.key not in seen)
     shared = len(parts.train) - len(train) + len(parts.validation) - len(validation)
     return Parts(train, validation, parts.test, shared)

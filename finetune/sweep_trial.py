@@ -150,7 +150,7 @@ def figure_of(run: Run, aim: Aim) -> Figure:
     recipe = run.recipe
     rows = examined(recipe, run.prepared, "validation")
     if aim.by_training:
-        rows = usable_rows(rows, objective_of(recipe.training))
+        rows = list(usable_rows(rows, objective_of(recipe.training)))
         measured = _as_training_does(run, aim.metric, rows) if rows else None
     else:
         subject = Subject(run.adapted_model(), run.tokenizer, recipe, rows, run.prepared.labels)

@@ -108,9 +108,9 @@ def sample_batches(
     rows: Sequence[Row], objective: Objective, bounds: BatchBounds | int
 ) -> list[Row]:
     """The rows of a few batches: those with most supervised tokens, and some of every length."""
-    widths = list(map(objective.width, rows))
+    widths, spoken = list(map(objective.width, rows)), list(map(objective.spoken, rows))
     batches = make_batches(widths, bounds)  # from short to long
-    heaviest = max(batches, key=lambda batch: sum(objective.spoken(rows[i]) for i in batch))
+    heaviest = max(batches, key=lambda batch: sum(spoken[i] for i in batch))
     places = [round((len(batches) - 1) * k / (_STEPS - 1)) for k in range(_STEPS)]
     chosen = {i for place in places for i in batches[place]} | set(heaviest)
     return [rows[i] for i in sorted(chosen)]

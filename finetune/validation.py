@@ -34,7 +34,7 @@ class Validation:
         self._job, self._objective = job, objective
         rows = usable_rows(job.prepared.of("validation"), objective)
         tokens = job.plan.micro_batch_tokens or options.batch_tokens
-        self._batches = Batches(rows, objective.width, BatchBounds(tokens), options.seed).of(0)
+        self._batches = Batches(rows, objective.width, BatchBounds(tokens), options.seed)
         self._chosen = options.best_by
         self._tokenizer: Any = None
         if self._chosen is not None and not rows:
@@ -46,7 +46,7 @@ class Validation:
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Figures of the model as it is now, by their names in metrics.jsonl."""
-        if not self._batches:
+        if not self._batches.rows:
             return {}
         model.eval()
         try:
@@ -69,12 +69,13 @@ class Validation:
 
     def _losses(self, model: Any) -> dict[str, float]:
         totals: dict[str, float] = defaultdict(float)
+        units = 0
         with torch.no_grad():
-            for batch in self._batches:
+            for batch in self._batches.of(0):
+                units += sum(map(self._objective.units, batch))
                 losses = self._objective.losses(model, batch)
                 for name, values in {"loss": losses.values, **losses.figures}.items():
                     totals[name] += float(values.sum())
-        units = sum(self._objective.units(row) for batch in self._batches for row in batch)
         return {name: total / units for name, total in totals.items()}
 
     def _figure(self, model: Any, name: str) -> float:

@@ -33,7 +33,7 @@ def test_adding_data_moves_no_example_to_the_other_side(old: list[str], new: lis
 @given(texts, st.floats(0, 0.5))
 def test_a_split_loses_nothing_and_parts_no_equal_inputs(prompts: list[str], part: float) -> None:
     parts = split_examples(examples(prompts), part, part)
-    found = parts.train + parts.validation + parts.test
+    found = [*parts.train, *parts.validation, *parts.test]
     assert sorted(e.origin for e in found) == sorted(f"f:{n}" for n in range(len(prompts)))
     assert len({e.key for e in found}) == sum(
         len({e.key for e in some}) for some in (parts.train, parts.validation, parts.test)

@@ -1,4 +1,4 @@
-"""Reading holds records one by one, never the file."""
+"""Data is held record by record and row by row, never whole."""
 
 import json
 import tracemalloc
@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from adapters.prompt import Renderer
+from finetune import languages, sides, spool
 from finetune.config import Recipe
+from finetune.data import ROWS, load_prepared, prepare, save_prepared
 from finetune.examples import examples_of
+from finetune.plan import make_plan
+from finetune.preflight import check
 from finetune.reading import Reading
 from finetune.sources import Source, read_files
 from finetune.splits import split_examples
@@ -72,3 +77,38 @@ def test_a_file_is_never_held_in_memory(
     assert not reading.broken
     assert (len(parts.train), len(parts.test)) == (50, 50)
     assert peak < BOUND
+
+
+def test_memory_does_not_grow_with_what_is_trained_on(
+    tmp_path: Path,
+    make_recipe: Callable[..., Recipe],
+    renderer: Renderer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spool, "_IN_MEMORY", 2**16)
+    monkeypatch.setattr(sides, "INDEXED", 5)
+    monkeypatch.setattr(languages, "_SAMPLE", 5)
+
+    def peak(records: int) -> tuple[int, int]:
+        """Bytes in memory at most, and on disk."""
+        path = tmp_path / f"{records}.jsonl"
+        with path.open("w") as file:
+            for n in range(records):
+                words = " ".join(f"word{n * 7 % 1000 + k:04}" for k in range(100))
+                file.write(json.dumps({"prompt": f"{n:04} {words}", "completion": words}) + "\n")
+        recipe = make_recipe("generate", data={"train": str(path), "max_test_examples": 3})
+        tracemalloc.start()
+        try:
+            save_prepared(prepare(recipe, renderer, 4096), tmp_path, "base")
+            prepared = load_prepared(tmp_path)
+            plan = make_plan(recipe, prepared.of("train"), 10**6)
+            assert check(prepared, recipe, plan).examples["train"] > 0.8 * records
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        return most, (tmp_path / ROWS).stat().st_size
+
+    peak(20)  # what is loaded once
+    few, many = peak(60), peak(140)
+    assert (many[0] - few[0]) / 80 < 1024
+    assert (many[1] - few[1]) / 80 > 8 * 1024
