@@ -28,7 +28,8 @@ from bench.training import ends_of, finetune, new_home, run_peer, step_seconds
 
 PLACE = "BENCH_DATA"
 MINUTES, MINUTES_SHORT = 10.0, 3.0
-CALIBRATION_STEPS = 12
+CALIBRATION_STEPS, PEER_CALIBRATION_STEPS = 12, 30
+"""Batches of like length all take as long; TRL's of mixed lengths don't, so more are looked at."""
 LEAST_SHARE = 0.9
 """What is equal in time, between two trainings on a machine that drifts."""
 TRL_OPTIONS = {"learning_rate": 1e-4}
@@ -143,7 +144,7 @@ def _our_steps(folder: Path, one: Set, seconds: float) -> int:
 
 
 def _peer_steps(folder: Path, base: Base, run: Path, seconds: float) -> int:
-    options = {"max_steps": CALIBRATION_STEPS, **TRL_OPTIONS}
+    options = {"max_steps": PEER_CALIBRATION_STEPS, **TRL_OPTIONS}
     ended, _ = run_peer(base, run, folder / "trl-calibration", TRL_EXAMPLES, options)
     return _fitting(ended, seconds)
 
