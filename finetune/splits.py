@@ -27,10 +27,9 @@ class Sample:
         self._kept: list[Example] | Spool[Example] = (
             [] if join else Spool(pickle.dumps, pickle.loads)
         )
-        self._ranks: list[tuple[str, int]] = []
-        """What decides between examples, and which had passed first."""
+        self._ranks: list[str] = []
+        """What decides between examples; of equal ones the first stays."""
         self._places: dict[tuple[str, str], int] = {}
-        self._passed = 0
 
     def add(self, example: Example) -> None:
         if self._join:
@@ -41,8 +40,7 @@ class Sample:
         if self._limit is None:
             return
         # what the split looks at is not looked at again: it would favour one end of the part
-        self._ranks.append((example.key[8:], self._passed))
-        self._passed += 1
+        self._ranks.append(example.key[8:])
         if len(self._kept) >= 2 * self._limit + _SPARE:
             self._cut(self._limit)
 

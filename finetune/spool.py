@@ -4,6 +4,7 @@ Examples and token ids are larger in memory than the files they came from. So th
 they are made, and read again one by one.
 """
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
@@ -22,9 +23,9 @@ class Lazy(Sequence[T]):
 
     __hash__ = None  # type: ignore[assignment]  # as a list
 
+    @abstractmethod
     def item(self, position: int) -> T:
         """The item at a position that is there, counted from 0."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, position: int) -> T: ...
