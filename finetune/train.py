@@ -75,13 +75,13 @@ class Learner:
         optimizer = make_optimizer(model, options)
         return cls(options, job.plan, objective, batches, model, optimizer, group)
 
-    def take(self, step: int, rate: float) -> dict[str, float]:
+    def take(self, step: int, batch: list[Row], rate: float) -> dict[str, float]:
         """Take a step, counted from 0, with this worker's share of its batch.
 
         Returns:
             Means over the whole batch, as `_optimise` says.
         """
-        batch, width = self.batches.at(step), self.objective.width
+        width = self.objective.width
         # dropout depends on the step, and on the worker, alone
         torch.manual_seed(derived_seed(self.options.seed, step, self.group.rank))
         parts = split_batch(self.group.share(batch), width, self.plan.micro_batch_tokens)
@@ -149,7 +149,7 @@ def train(
         while step < plan.steps and not _settled(best, options.patience):
             batch, rate = batches.at(step), learning_rate(step, plan.steps, options)
             group.begin(step)
-            found = learner.take(step, rate)
+            found = learner.take(step, batch, rate)
             step += 1
             guard.judge(model, step, found["loss"], rate)
             tokens = sum(map(objective.tokens, batch))

@@ -59,5 +59,5 @@ def follow(job: Job, group: Workers) -> None:
                 f"the first worker goes on after step {step}, this one found step {done}: "
                 f"{job.folder} must be on a file system that all machines share"
             )
-        learner.take(step, learning_rate(step, plan.steps, options))
+        learner.take(step, learner.batches.at(step), learning_rate(step, plan.steps, options))
         done += 1
