@@ -23,7 +23,7 @@ from finetune.chats import Chat
 from finetune.config import Recipe
 from finetune.data_config import Data
 from finetune.examples import Example, examples_of, label_set
-from finetune.files import write_whole
+from finetune.files import whole, write_whole
 from finetune.preferences import Preference
 from finetune.reading import Broken, BrokenData, Reading
 from finetune.sources import Source, at_hand, find_files, read_files
@@ -31,6 +31,7 @@ from finetune.splits import sample, split_examples
 from finetune.spool import Chosen, Spool
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 ROWS = "prepared.jsonl"
 
 MANY_ANSWERS = ("generate", "answer")
@@ -109,7 +110,7 @@ class Prepared:
 
     def of(self, split: Split) -> Sequence[Row]:
         if not self._places:
-            self._places = {name: array("Q") for name in get_args(Split)}
+            self._places = {name: array("Q") for name in SPLITS}
             for place, row in enumerate(self.rows):
                 self._places[row.split].append(place)
         return Chosen(self.rows, self._places[split])
@@ -296,10 +297,9 @@ def save_prepared(prepared: Prepared, folder: Path, base: str) -> None:
         base: fingerprint of the base model whose tokenizer made the ids.
     """
     (folder / "dataset.json").unlink(missing_ok=True)
-    partial = folder / f".{ROWS}.partial"
-    with partial.open("wb") as file:
+    # another file, so that whoever reads the one before goes on reading it
+    with whole(folder / ROWS) as partial, partial.open("wb") as file:
         file.writelines(row.to_line() for row in prepared.rows)
-    partial.replace(folder / ROWS)  # whoever reads the one before goes on reading it
     about = {k: getattr(prepared, k) for k in ("labels", "sources", "counts")}
     about["base"] = base
     text = json.dumps(about, indent=1, ensure_ascii=False)

@@ -22,8 +22,16 @@ def held(folder: Path, busy: Exception) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in UTF-8; a crash leaves the one that was there before."""
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that is in its place once the block has ended well; a crash leaves the
+    one that was there before."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    yield partial
     partial.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in UTF-8; as `whole`."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")

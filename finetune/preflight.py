@@ -6,19 +6,20 @@ that were trained on, one label only. Such things are errors; the rest are warni
 """
 
 import dataclasses
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, get_args
+from typing import Any
 
 from adapters.prompt import Task
 from finetune.config import Recipe
-from finetune.data import Prepared, Row, Split
+from finetune.data import SPLITS, Prepared, Row
 from finetune.duplicates import folded
 from finetune.findings import Finding, finding, in_order
 from finetune.languages import languages_of
-from finetune.objectives import objective_of
+from finetune.objectives import Objective, objective_of
 from finetune.plan import Plan
 from finetune.sandbox import statements
 from finetune.sides import Sides, compare_sides
@@ -29,7 +30,6 @@ _IMBALANCE = 10
 _MANY_LABELS, _LIST_SHARE = 20, 0.5
 _MEMORY_SHARE = 0.9
 _BARS = 12
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(slots=True)
@@ -74,6 +74,26 @@ class Report:
         return {**dataclasses.asdict(self), **counts}
 
 
+@dataclass(slots=True)
+class _Sums:
+    """Over the training examples; what they are is told in `Report`."""
+
+    tokens: int = 0
+    spoken: int = 0
+    truncated: int = 0
+    lost: int = 0
+    unsupervised: int = 0
+    lengths: "array[int]" = field(default_factory=lambda: array("I"))
+
+    def add(self, row: Row, objective: Objective) -> None:
+        self.tokens += objective.tokens(row)
+        self.spoken += objective.spoken(row)
+        self.truncated += row.truncated
+        self.lost += row.lost
+        self.unsupervised += not objective.usable(row)
+        self.lengths.append(row.longest)
+
+
 def check(
     prepared: Prepared, recipe: Recipe, plan: Plan, special_tokens: tuple[str, ...] = ()
 ) -> Report:
@@ -84,22 +104,24 @@ def check(
     """
     train, objective = prepared.of("train"), objective_of(recipe.training)
     labels = dict.fromkeys(prepared.labels, 0)
-    if recipe.task == "classify":
-        labels |= Counter(row.references[0] for row in train)
-    texts = TextChecks(recipe, special_tokens)
-    for row in prepared.rows:
+    texts, sums = TextChecks(recipe, special_tokens), _Sums()
+    for row in prepared.rows:  # a row is read from the disk each time
         texts.add(row)
+        if row.split == "train":
+            sums.add(row, objective)
+            if recipe.task == "classify":
+                labels[row.references[0]] = labels.get(row.references[0], 0) + 1
     report = Report(
         name=recipe.name,
         task=recipe.task,
         examples={split: len(prepared.of(split)) for split in SPLITS},
-        tokens=sum(map(objective.tokens, train)),
-        supervised_tokens=sum(map(objective.spoken, train)),
-        longest=max((row.longest for row in train), default=0),
-        lengths=_histogram(train),
-        truncated=sum(row.truncated for row in train),
-        lost_tokens=sum(row.lost for row in train),
-        unsupervised=sum(not objective.usable(row) for row in train),
+        tokens=sums.tokens,
+        supervised_tokens=sums.spoken,
+        longest=max(sums.lengths, default=0),
+        lengths=_histogram(sums.lengths),
+        truncated=sums.truncated,
+        lost_tokens=sums.lost,
+        unsupervised=sums.unsupervised,
         sides=compare_sides(prepared, recipe.task),
         labels=labels,
         languages=languages_of(train, answers=recipe.task != "classify"),
@@ -137,11 +159,10 @@ def add_estimate(report: Report, estimate: dict[str, Any], memory: int) -> None:
         report.findings = in_order([*report.findings, finding("not_enough_memory", told, 1)])
 
 
-def _histogram(rows: Sequence[Row]) -> list[tuple[int, int]]:
+def _histogram(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Examples by length, in bars of one width."""
-    longest = max((row.longest for row in rows), default=0)
-    width = max(-(-longest // _BARS), 1)
-    bars = Counter(max(row.longest - 1, 0) // width for row in rows)
+    width = max(-(-max(lengths, default=0) // _BARS), 1)
+    bars = Counter(max(length - 1, 0) // width for length in lengths)
     return [((bar + 1) * width, bars[bar]) for bar in range(max(bars, default=-1) + 1)]
 
 

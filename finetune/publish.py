@@ -19,7 +19,7 @@ from adapters.manifest import DatasetRef, Draft, Metric, SweepRef
 from adapters.probe import Probe, ProbeItem
 from adapters.registry import Registry, Version
 from finetune.config import Recipe
-from finetune.data import Prepared, Row, split_digest
+from finetune.data import SPLITS, Prepared, Row, split_digest
 from finetune.epochs import figures_of, final_step, kept_adapters, step_of
 from finetune.forward import inner_model, run
 from finetune.live import worn
@@ -231,7 +231,7 @@ def _item(ids: list[int], adapter: Tensor, base: Tensor) -> ProbeItem:
 def dataset_refs(prepared: Prepared) -> list[DatasetRef]:
     """Each split of the data by content."""
     found = []
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         rows = prepared.of(split)
         files = prepared.sources.get(split, prepared.sources["train"])
         source = ", ".join(Path(path).name for path in files)

@@ -13,6 +13,7 @@ import fsspec
 from fsspec.registry import known_implementations
 
 from adapters.errors import InvalidInput, StoreFailed
+from finetune.files import whole
 
 _WEB = frozenset({"http", "https"})
 _S3_LIMITS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2}}
@@ -59,13 +60,8 @@ def copy_remote(url: str, place: Path, param: str) -> None:
         StoreFailed: it can't be reached, or can't be written here.
     """
     fs, path = _open(url, param)
-    partial = place.with_name(f".{place.name}.partial")
-
-    def get() -> None:
-        fs.get_file(path, str(partial))
-
-    _ask(get, url, param)
-    partial.replace(place)
+    with whole(place) as partial:
+        _ask(lambda: fs.get_file(path, str(partial)), url, param)
 
 
 def _check(pattern: str, param: str) -> None:
