@@ -1,11 +1,18 @@
-"""A server without an engine, for those who ask for it."""
+"""A registry on each database, and a server without an engine, for those who ask for them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from adapters.registry import Registry
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk
+
+
+@pytest.fixture
+def registry(tmp_path: Path, database: str) -> Registry:
+    return Registry.open(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,6 @@ from service.keys import PREFIX, Key, Keys
 
 
 @pytest.fixture
-def registry(tmp_path: Path, database: str) -> Registry:
-    return Registry.open(tmp_path)
-
-
-@pytest.fixture
 def keys(registry: Registry) -> Keys:
     return Keys(registry.database)
 

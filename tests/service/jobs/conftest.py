@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import openai
 import pytest
@@ -22,11 +21,6 @@ def client(served: Desk) -> openai.OpenAI:
 @pytest.fixture(scope="module")
 def training(served: Desk) -> str:
     return served.openai().files.create(file=("a.jsonl", LINES), purpose="fine-tune").id
-
-
-@pytest.fixture
-def registry(tmp_path: Path, database: str) -> Registry:
-    return Registry.open(tmp_path)
 
 
 @pytest.fixture
