@@ -32,6 +32,7 @@ from service.console import (
     out,
     run_child,
 )
+from service.ending import EndedByItself
 from service.settings import SettingsError, load_settings
 
 
@@ -48,6 +49,12 @@ class Command(TyperGroup):
             for problem in error.problems:
                 complain(problem)
             sys.exit(BAD_INPUT)
+        except EndedByItself as error:
+            complain(
+                f"the server ended by itself: {error}",
+                "the log above has the reason; start it again",
+            )
+            sys.exit(FAILED)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -13,6 +13,7 @@ from service import forked
 from service.auth import Authenticator
 from service.capacity import Capacity, device_bytes, memory_bytes
 from service.capacity import plan as plan_capacity
+from service.ending import EndedByItself, Outcome
 from service.engine_plugin import on_cpu
 from service.keys import Keys
 from service.settings import Settings, SettingsError
@@ -171,6 +172,7 @@ def serve(settings: Settings, registry: Registry) -> None:
     Raises:
         SettingsError: every reason why it can't start.
         AdapterError: no such base model.
+        EndedByItself: nobody told it to stop.
     """
     environment = dict(os.environ)  # of the worker: without what vLLM is told
     base = registry.base(settings.base)
@@ -210,8 +212,11 @@ def _run(
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))
-    plan.set(Plan(settings, registry, base, authenticator, capacity, environment))
+    outcome = Outcome()
+    plan.set(Plan(settings, registry, base, authenticator, capacity, environment, outcome))
     uvloop.run(run_server(args))
+    if not outcome.asked:
+        raise EndedByItself(outcome.failure or "the HTTP server has stopped")
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
