@@ -33,6 +33,7 @@ from service.console import (
     run_child,
 )
 from service.ending import EndedByItself
+from service.sbom import sbom
 from service.settings import SettingsError, load_settings
 
 
@@ -68,6 +69,7 @@ app.add_typer(base_app, name="base")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(keys_app, name="keys")
 app.command()(usage)
+app.command()(sbom)
 
 
 class Shown(StrEnum):

@@ -31,7 +31,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import ProofFailed, StoreFailed
 from adapters.prompt import PromptTemplate, Renderer, TaskInput, Tokenizer
-from service.errors import BadRequest, EngineFailed, NotReady, error_response
+from service.errors import BadRequest, EngineFailed, EngineStopped, error_response, from_service
 from service.inspector import Inspection, together
 from service.models import Resolved
 from service.record import PRIORITY_INTERACTIVE, PRIORITY_PROOF, current_record
@@ -145,8 +145,10 @@ class MeteredClient:
                         record.aborted |= choice.finish_reason == "abort"
                     record.answered |= output.finished
                     yield output
-            except Exception:
+            except Exception as error:
                 record.failed = True
+                if isinstance(error, EngineDeadError):
+                    raise EngineStopped from None
                 raise
 
 
@@ -370,10 +372,7 @@ def engine_errors() -> dict[type[Exception], Any]:
         return error_response(status, _first_line(error), kind, "overloaded", None, "try again")
 
     def dead(_error: EngineDeadError) -> JSONResponse:
-        return error_response(
-            503, "the engine has stopped", NotReady.type, "engine_dead", None,
-            "the server is restarting; try again",
-        )  # fmt: skip
+        return from_service(EngineStopped())
 
     def server(_error: VLLMServerError) -> JSONResponse:
         return error_response(

@@ -8,7 +8,7 @@ from typing import Protocol
 from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service.ending import Ending
-from service.errors import NotReady
+from service.errors import EngineStopped, NotReady
 from service.settings import Settings
 from service.watchdog import Watchdog, WatchedEngine
 
@@ -84,9 +84,7 @@ class Readiness:
         if self._ending.begun and not self._ending.outcome.failure:
             return  # its engine stops, as it should
         if self._engine.dead:
-            raise NotReady(
-                "the engine has stopped", code="engine_dead", hint="the server is restarting"
-            )
+            raise EngineStopped
         if self._watchdog.stuck:
             raise NotReady(
                 "the engine is stuck: no token comes out of it", code="engine_stuck",
