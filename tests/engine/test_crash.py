@@ -1,5 +1,6 @@
 """An engine that stops working, and one that is killed; and where the server's secrets show."""
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import pytest
 
 from adapters.registry import Registry
 from tests.engine.ends import alive, complete, in_flight, until, workers
-from tests.made import add_tiny_base
+from tests.made import Recipe, add_tiny_base, publish
 from tests.serving import Running, start, stop
 
 PATIENCE_S = 2
@@ -18,10 +19,16 @@ KEY, CREDENTIAL = "a-key-that-nobody-may-see", "a-credential-of-a-store"
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server whose watchdog is quick."""
+    """A server whose watchdog is quick; of its three live versions one was altered, one is lost."""
     home = tmp_path_factory.mktemp("home")
     registry = Registry.open(home)
     base = add_tiny_base(registry)
+    for number, name in enumerate(("sound", "altered", "lost")):
+        registry.promote(publish(registry, base, Recipe(name, seed=number)).reference)
+    shutil.rmtree(registry.find("lost").folder)
+    weights = registry.find("altered").folder / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     process, url = start(
         home,
         MODISTE_WATCHDOG_INTERVAL_S="1", MODISTE_WATCHDOG_PATIENCE_S=str(PATIENCE_S),
@@ -40,6 +47,21 @@ def engine(server: Running) -> psutil.Process:
 def health(server: Running, name: str) -> tuple[int, str | None]:
     answer = httpx.get(f"{server.url}/health/{name}")
     return answer.status_code, answer.json().get("error", {}).get("code")
+
+
+def test_broken_live_versions_are_told_and_the_others_served(watched: Running) -> None:
+    assert httpx.get(f"{watched.url}/health/ready").json()["not_served"] == 2
+    headers = {"authorization": f"Bearer {KEY}"}
+    with watched.client(headers=headers) as client:
+        found = {
+            name: client.post("/v1/completions", json={"model": name, "prompt": "a"})
+            for name in ("sound", "altered", "lost")
+        }
+    assert found["sound"].json()["model"] == "sound@1"
+    for name, why in (("altered", "digest"), ("lost", "no manifest in the store")):
+        assert found[name].status_code == 503
+        error = found[name].json()["error"]
+        assert (error["code"], why in error["message"]) == ("alias_not_served", True)
 
 
 def test_no_secret_is_in_a_command_line_or_in_the_log(watched: Running) -> None:
