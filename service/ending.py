@@ -25,6 +25,8 @@ CLOSE_S = 5.0
 """After the grace: what is left to connections to end by themselves."""
 LAST_S = 12.0
 """After the grace, for all that remains; a pod is killed 15 s after it."""
+ONE_SIGNAL_S = 0.5
+"""Within so long a signal is the first one again, passed on by what started the server."""
 FAILED = 1
 
 
@@ -103,8 +105,9 @@ class Ending:
             waiting.result(timeout)
         except TimeoutError:
             waiting.cancel()
-            logger.warning("%d requests have not ended within %g s", self._inside, timeout)
-            return 0.0
+            if self._inside:
+                logger.warning("%d requests have not ended within %g s", self._inside, timeout)
+                return 0.0
         return max(CLOSE_S, round(timeout - (monotonic() - began), 1))
 
 
@@ -137,14 +140,19 @@ def end_in_time(app: Any, ending: Ending, grace_s: float) -> None:
         )
         late.daemon = True
         late.start()
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, leave_at_once, 128 + number, "a second signal")
+        loop.call_later(ONE_SIGNAL_S, _end_at_the_next_signal)
         server = app.state.server
         server.should_exit |= failed  # else vLLM sets it once its engine has stopped
         loop.call_later(wait_s + CLOSE_S, partial(setattr, server, "force_exit", True))
 
     ending.tell.append(begun)
+
+
+def _end_at_the_next_signal() -> None:
+    loop = asyncio.get_running_loop()
+    with suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, leave_at_once, 128 + number, "a second signal")
 
 
 def leave_at_once(code: int, why: str) -> None:

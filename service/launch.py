@@ -244,7 +244,7 @@ def _run(
     outcome = Outcome()
     plan.set(Plan(settings, registry, base, authenticator, capacity, environment, outcome))
     uvloop.run(run_server(args))
-    if not outcome.asked:
+    if outcome.failure or not outcome.asked:
         raise EndedByItself(outcome.failure or "the HTTP server has stopped")
 
 

@@ -100,7 +100,10 @@ class Watchdog:
             while not self._ending.begun:
                 await asyncio.sleep(LOOK_S)
                 now = monotonic()
-                self.look(now - last)
+                try:
+                    self.look(now - last)
+                except Exception:  # the loop must outlive any one failure
+                    logger.exception("the engine is not watched")
                 last = now
         finally:
             if self._question is not None:

@@ -101,7 +101,7 @@ import asyncio, multiprocessing, sys, time
 from types import SimpleNamespace
 from service import ending as parts
 
-parts.CLOSE_S, parts.LAST_S = 0.1, float(sys.argv[1])
+parts.CLOSE_S, parts.LAST_S, parts.ONE_SIGNAL_S = 0.1, float(sys.argv[1]), 0.0
 
 async def main():
     end = parts.Ending()
@@ -110,7 +110,7 @@ async def main():
     engine = multiprocessing.Process(target=time.sleep, args=(60,))
     engine.start()
     end.begin(sys.argv[2])
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.1)
     print(engine.pid, server.should_exit, flush=True)
     await asyncio.sleep(60)
 
