@@ -51,8 +51,9 @@ def test_sigterm_lets_requests_finish_ends_the_worker_and_brings_in_the_usage(ho
             refused = until(lambda: complete(url, 3).code)
             health = [httpx.get(f"{url}/health/{name}").status_code for name in ("ready", "live")]
             answers = [one.result() for one in running]
+        code = process.wait(60)
     finally:
-        code = stop(process)
+        stop(process)
     assert (refused, health) == ("shutting_down", [503, 200])
     assert [(answer.code, answer.tokens) for answer in answers] == [("", 400), ("", 400)]
     assert code == 0
