@@ -16,7 +16,7 @@ from adapters.cached import open_store
 from adapters.connect import open_database, reason
 from adapters.database import AdapterRow, AliasRow, BaseRow, CanaryRow, VersionRow
 from adapters.database_url import find_database, shown, sqlite_url
-from adapters.errors import BaseNotFound, InvalidName, StoreFailed
+from adapters.errors import AdapterError, BaseNotFound, InvalidName, StoreFailed
 from adapters.fetches import Fetches
 from adapters.garbage import Garbage
 from adapters.home import Home
@@ -31,6 +31,8 @@ from adapters.trials import BY_RULE, Trials
 from adapters.watch import watch
 
 __all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
+
+_MOST_WRONG = 3
 
 
 class Registry(Garbage, Retirements, Trials, Leases, Fetches):
@@ -164,6 +166,21 @@ class Registry(Garbage, Retirements, Trials, Leases, Fetches):
                 select(VersionRow).filter_by(adapter=name).order_by(VersionRow.number)
             ).all()
         return [self._version(row) for row in rows]
+
+    def readable(self) -> tuple[list[Version], list[AdapterError]]:
+        """All ready versions whose manifest can be read, and what is wrong with the others."""
+        with self._read() as session:
+            rows = session.scalars(select(VersionRow).filter_by(state=READY)).all()
+        found: list[Version] = []
+        wrong: list[AdapterError] = []
+        for row in rows:
+            try:
+                found.append(self._version(row))
+            except AdapterError as error:
+                wrong.append(error)
+            if len(wrong) >= _MOST_WRONG and not found:
+                break  # the store is away, and each takes its time to say so
+        return found, wrong
 
     def find(self, reference: str) -> Version:
         """The version that a reference names now.

@@ -20,12 +20,13 @@ from service.batches.runner import gate_places, run_batches
 from service.capacity import Capacity
 from service.children import Children
 from service.demand import Demand
-from service.ending import Ending
+from service.ending import Ending, Outcome
 from service.inside import ask
 from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.models import Models
+from service.readiness import Readiness
 from service.record import Record
 from service.residency import AdapterEngine, Limits, Residency, ServedNames
 from service.routes.files import Cabinet
@@ -34,6 +35,7 @@ from service.telemetry import Metrics
 from service.traffic import Traffic
 from service.trials import Observer
 from service.usage import Ledger, Usage
+from service.watchdog import Pulse
 
 
 class MeteredEngine(AdapterEngine, Protocol):
@@ -43,6 +45,11 @@ class MeteredEngine(AdapterEngine, Protocol):
     def traffic(self) -> Traffic: ...
     @property
     def dead(self) -> bool: ...
+    @property
+    def pulse(self) -> Pulse: ...
+    async def probe(
+        self, prompt_ids: list[int], token_ids: list[int], request: Any, *, priority: int = ...
+    ) -> list[float]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class Plan:
     capacity: Capacity
     environment: Mapping[str, str]
     """As it was before vLLM's was added."""
+    outcome: Outcome
+    """Where `service.launch` reads how the server ended."""
 
     def limits(self) -> Limits:
         return Limits(
@@ -88,6 +97,7 @@ class Server:
     """Told of every request at its end."""
     worker: EmbeddedWorker | None
     ending: Ending
+    readiness: Readiness
     background: "tuple[asyncio.Task[None], ...]"
     """Held here: the event loop keeps no reference to its tasks."""
 
@@ -109,7 +119,8 @@ def assemble(
     cabinet = Cabinet.open(registry, settings.max_file_bytes)
     observer = Observer(registry, residency.leasing.server, models, metrics)
     ledger, children, batches = Ledger(registry.database), Children(), Batches(registry.database)
-    ending = Ending()
+    ending = Ending(plan.outcome)
+    readiness = Readiness.of(settings, registry, engine, models, ending)
     bench = Bench(
         batches=batches,
         files=cabinet.files,
@@ -128,7 +139,9 @@ def assemble(
     worker = None
     if settings.worker_jobs > 0:
         worker = EmbeddedWorker.of(settings, registry.home.root, plan.environment)
+        ending.tell.append(worker.end)
     works: list[Coroutine[Any, Any, None]] = [
+        readiness.follow(),
         observer.run(),
         Demand(registry, residency, metrics).follow(models.caught_up),
         models.follow(settings.alias_poll_s),
@@ -155,6 +168,7 @@ def assemble(
         watchers=(observer.observe, ledger.observe),
         worker=worker,
         ending=ending,
+        readiness=readiness,
         background=tuple(asyncio.create_task(work) for work in works),
     )
 

@@ -1,5 +1,6 @@
 """How many adapters the engine takes: planned from memory, the base and what is live."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from adapters.bases import Base, read_config
 from adapters.compatibility import RANKS
 from adapters.registry import Registry
 from service.settings import Settings
+
+logger = logging.getLogger("modiste.capacity")
 
 LEAST_SLOTS, MOST_SLOTS = 8, 64
 SLOTS_SHARE = 0.1
@@ -56,13 +59,10 @@ def lora_rank(settings: Settings, registry: Registry) -> int:
     """The engine's largest rank: as set, else the smallest that every version fits in."""
     if settings.max_lora_rank is not None:
         return settings.max_lora_rank
-    ranks = [
-        version.manifest.rank
-        for record in registry.adapters()
-        for version in registry.versions(record.name)
-        if version.state == "ready"
-    ]
-    need = max([16, *ranks])
+    versions, wrong = registry.readable()
+    for error in wrong:  # one that is broken stops no server
+        logger.warning("not counted for the rank of adapters: %s", error)
+    need = max([16, *(version.manifest.rank for version in versions)])
     return min((rank for rank in RANKS if rank >= need), default=RANKS[-1])
 
 

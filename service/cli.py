@@ -32,6 +32,8 @@ from service.console import (
     out,
     run_child,
 )
+from service.ending import EndedByItself
+from service.sbom import sbom
 from service.settings import SettingsError, load_settings
 
 
@@ -48,6 +50,12 @@ class Command(TyperGroup):
             for problem in error.problems:
                 complain(problem)
             sys.exit(BAD_INPUT)
+        except EndedByItself as error:
+            complain(
+                f"the server ended by itself: {error}",
+                "the log above has the reason; start it again",
+            )
+            sys.exit(FAILED)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
@@ -61,6 +69,7 @@ app.add_typer(base_app, name="base")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(keys_app, name="keys")
 app.command()(usage)
+app.command()(sbom)
 
 
 class Shown(StrEnum):

@@ -31,11 +31,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import ProofFailed, StoreFailed
 from adapters.prompt import PromptTemplate, Renderer, TaskInput, Tokenizer
-from service.errors import BadRequest, EngineFailed, NotReady, error_response
+from service.errors import BadRequest, EngineFailed, EngineStopped, error_response, from_service
 from service.inspector import Inspection, together
 from service.models import Resolved
 from service.record import PRIORITY_INTERACTIVE, PRIORITY_PROOF, current_record
 from service.traffic import Traffic
+from service.watchdog import Pulse
 
 __all__ = [
     "ChatCompletionRequest",
@@ -144,8 +145,10 @@ class MeteredClient:
                         record.aborted |= choice.finish_reason == "abort"
                     record.answered |= output.finished
                     yield output
-            except Exception:
+            except Exception as error:
                 record.failed = True
+                if isinstance(error, EngineDeadError):
+                    raise EngineStopped from None
                 raise
 
 
@@ -154,6 +157,7 @@ class Engine:
 
     def __init__(self, client: EngineClient, tokenizer: Tokenizer) -> None:
         self.client, self._unmetered = MeteredClient(client), client
+        self.pulse = Pulse(client)
         self.renderer = Renderer(tokenizer)
         self.max_model_len: int = client.model_config.max_model_len
         self.dtype = str(client.model_config.dtype).removeprefix("torch.")
@@ -269,7 +273,12 @@ class Engine:
         return request.lora_int_id not in left
 
     async def probe(
-        self, prompt_ids: list[int], token_ids: list[int], request: LoRARequest | None
+        self,
+        prompt_ids: list[int],
+        token_ids: list[int],
+        request: LoRARequest | None,
+        *,
+        priority: int = PRIORITY_PROOF,
     ) -> list[float]:
         """Log-probabilities of tokens after a prompt, [K] in nats, at low priority."""
         params = SamplingParams(
@@ -282,19 +291,13 @@ class Engine:
             params,
             f"proof-{uuid4().hex}",
             lora_request=request,
-            priority=PRIORITY_PROOF,
+            priority=priority,
         )
         answer = (await _last(outputs)).outputs[0]
         if not answer.logprobs:
             raise EngineFailed("the engine gave no log-probabilities for a probe")
         first = answer.logprobs[0]
         return [first[token].logprob for token in token_ids]
-
-    async def check_alive(self) -> None:
-        """Raises EngineFailed when the engine is dead."""
-        if self.client.errored:
-            raise EngineFailed("the engine has stopped", hint="restart the server")
-        await self.client.check_health()
 
 
 async def _last(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:
@@ -369,10 +372,7 @@ def engine_errors() -> dict[type[Exception], Any]:
         return error_response(status, _first_line(error), kind, "overloaded", None, "try again")
 
     def dead(_error: EngineDeadError) -> JSONResponse:
-        return error_response(
-            503, "the engine has stopped", NotReady.type, "engine_dead", None,
-            "the server is restarting; try again",
-        )  # fmt: skip
+        return from_service(EngineStopped())
 
     def server(_error: VLLMServerError) -> JSONResponse:
         return error_response(

@@ -14,6 +14,7 @@
     ├── Overloaded               429     rate_limit_error
     ├── EngineFailed             500     server_error
     └── NotReady                 503     server_error
+        └── EngineStopped        503     server_error
 
 The body has OpenAI's shape plus `hint`. Errors of `adapters` are mapped by type.
 """
@@ -99,6 +100,15 @@ class EngineFailed(ServiceError):
 
 class NotReady(ServiceError):
     status, default_code, retryable = 503, "not_ready", True
+
+
+class EngineStopped(NotReady):
+    """The server ends, and another has to answer."""
+
+    default_code = "engine_dead"
+
+    def __init__(self) -> None:
+        super().__init__("the engine has stopped", hint="try again in a minute")
 
 
 def error_response(

@@ -32,6 +32,7 @@ UPLOADED = ("fine-tune", "batch", "evals", "user_data")
 """Purposes that a caller may give."""
 WRITTEN = ("fine-tune-results", "batch_output")
 """Purposes of what jobs and batches write."""
+INCOMING = ".incoming"
 BATCH_EXPIRES = timedelta(seconds=MOST_S)
 """Files for batches expire without being asked to, as at OpenAI."""
 _CURSOR_KEPT = timedelta(days=7)
@@ -99,7 +100,7 @@ class Files:
         self._database, self._uses = database, uses
         url = home.files_url
         self._local = home.files if url is None else None
-        self.scratch = home.files / ".incoming"
+        self.scratch = home.files / INCOMING
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.contents = Remote(f"file://{home.files}" if url is None else url)
 

@@ -1,21 +1,28 @@
 """From settings to vLLM's own server: its arguments, its environment, and its start."""
 
+import errno
 import logging
 import os
 import socket
+import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
+from adapters.home import Home
 from adapters.registry import Registry
 from service import forked
 from service.auth import Authenticator
 from service.capacity import Capacity, device_bytes, memory_bytes
 from service.capacity import plan as plan_capacity
+from service.ending import EndedByItself, Outcome
 from service.engine_plugin import on_cpu
+from service.files import INCOMING
 from service.keys import Keys
 from service.settings import Settings, SettingsError
+
+logger = logging.getLogger("modiste.launch")
 
 INSPECTOR = "service.inspector.Inspector"
 """By name: its module imports torch, which is slow."""
@@ -165,20 +172,44 @@ def _port_problems(settings: Settings) -> list[str]:
     return []
 
 
+def _home_problems(home: Home) -> list[str]:
+    """A full disk only refuses what has to be kept; a home that can't be written is none."""
+    folder = home.files / INCOMING
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and folder.is_dir():
+            logger.warning(
+                "the disk of %s is full: what is live is served, and nothing new is kept until "
+                "some of it is free",
+                home.root,
+            )
+            return []
+        return [
+            f"the home folder {home.root} can't be written: {error.strerror}; mount it writable, "
+            "give it to this user, or set MODISTE_HOME to another folder"
+        ]
+    return []
+
+
 def serve(settings: Settings, registry: Registry) -> None:
     """Run the server until it is told to stop.
 
     Raises:
         SettingsError: every reason why it can't start.
         AdapterError: no such base model.
+        EndedByItself: nobody told it to stop.
     """
     environment = dict(os.environ)  # of the worker: without what vLLM is told
     base = registry.base(settings.base)
     authenticator = Authenticator(settings.keys(), Keys(registry.database))
-    if found := problems(settings, base, keys=authenticator.asks_for_keys):
+    _log(settings.log_level)
+    found = problems(settings, base, keys=authenticator.asks_for_keys)
+    if found := found + _home_problems(registry.home):
         raise SettingsError(found)
     os.environ.update(vllm_environment(settings))
-    _log(settings.log_level)
     _run(settings, registry, base, authenticator, environment)
 
 
@@ -210,8 +241,11 @@ def _run(
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))
-    plan.set(Plan(settings, registry, base, authenticator, capacity, environment))
+    outcome = Outcome()
+    plan.set(Plan(settings, registry, base, authenticator, capacity, environment, outcome))
     uvloop.run(run_server(args))
+    if outcome.failure or not outcome.asked:
+        raise EndedByItself(outcome.failure or "the HTTP server has stopped")
 
 
 def parse(arguments: Sequence[str]) -> Namespace:

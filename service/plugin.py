@@ -18,7 +18,8 @@ from service import errors
 from service.assembly import Plan, assemble
 from service.bounds import body_bounds
 from service.documents import ERRORS
-from service.ending import before_shutdown
+from service.door import Door
+from service.ending import before_shutdown, end_in_time
 from service.engine import Engine, MeteredClient, engine_errors
 from service.middleware import Edge, Table
 from service.record import current_record
@@ -82,15 +83,15 @@ class ModistePlugin:
             self._app,
         )
         state.modiste = server
-        # told of the end before vLLM drains its requests
-        tell = () if server.worker is None else (server.worker.end,)
-        before_shutdown(engine_client, server.ending, tell)
+        before_shutdown(engine_client, server.ending)
+        end_in_time(self._app, server.ending, server.settings.shutdown_grace_s)
         _meter_handlers(state, server.engine.client)
         _name_answers(state.openai_serving_models)
         _replace_lora_gauge(engine_client, server.residency)
         keep_only_our_routes(self._app)
         errors.install(self._app, engine_errors())
         self._app.middleware_stack = None  # built too early by vLLM's SageMaker bootstrap
+        self._app.add_middleware(Door, ending=server.ending)  # within the edge
         self._app.add_middleware(
             Edge,
             table=Table.of([route.path for route in our_routes()]),

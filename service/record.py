@@ -21,6 +21,8 @@ RECORD = "modiste.record"
 
 PRIORITY_INTERACTIVE, PRIORITY_BATCH, PRIORITY_PROOF = 0, 10, 100
 """In the engine, the smallest first."""
+PRIORITY_WATCHDOG = -100
+"""What waits behind others says nothing of the engine."""
 
 
 @dataclass(slots=True)

@@ -118,6 +118,23 @@ class Settings(BaseModel):
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="time for running requests at shutdown, seconds"
     )
+    watchdog_interval_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="after so long without a request the engine is asked for a token, seconds; "
+        "0: never",
+    )
+    watchdog_patience_s: float = Field(
+        default=120.0,
+        ge=1,
+        description="an engine that is asked counts as stuck after so long without a token, "
+        "seconds; longer than its longest step",
+    )
+    database_patience_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="how long a server counts as ready whose database does not answer, seconds",
+    )
     worker_jobs: int = Field(
         default=1,
         ge=0,

@@ -13,7 +13,7 @@ from service.engine import (
     with_cancellation,
     with_sse_keep_alive,
 )
-from service.errors import BadRequest, error_response
+from service.errors import BadRequest, EngineFailed, EngineStopped, error_response, from_service
 from service.models import Models
 from service.record import PRIORITY_INTERACTIVE, current_record
 
@@ -29,6 +29,8 @@ OPERATORS_FIELDS = frozenset(
     }
 )  # fmt: skip
 """Fields of vLLM's request types that steer the engine; a caller may not set them."""
+
+_ERROR = 'data: {"error":'
 
 
 @router.post("/v1/chat/completions")
@@ -65,7 +67,23 @@ async def _answer(
         return vllm_error(result)
     if hasattr(result, "model_dump"):
         return JSONResponse(result.model_dump())
-    return streamed(result, raw_request)
+    return streamed(_in_our_words(result, raw_request), raw_request)
+
+
+async def _in_our_words(
+    events: AsyncGenerator[str, None], raw_request: Request
+) -> AsyncGenerator[str, None]:
+    """vLLM's events; an error among them is told as everywhere else."""
+    try:
+        async for event in events:
+            if event.startswith(_ERROR):
+                told = ErrorResponse.model_validate_json(event.removeprefix("data: "))
+                dead = raw_request.app.state.modiste.engine.dead
+                yield f"data: {bytes(vllm_error(told, dead=dead).body).decode()}\n\n"
+            else:
+                yield event
+    finally:
+        await events.aclose()
 
 
 async def prepare(request: Any, raw_request: Request) -> None:
@@ -106,8 +124,10 @@ def _refuse_operators_fields(request: Any) -> None:
             )  # fmt: skip
 
 
-def vllm_error(result: ErrorResponse) -> JSONResponse:
+def vllm_error(result: ErrorResponse, *, dead: bool = False) -> JSONResponse:
     error = result.error
+    if error.code >= 500:
+        failed = EngineFailed("the engine failed on this request")
+        return from_service(EngineStopped() if dead else failed)
     code = "model_not_found" if error.code == 404 else "invalid_value"
-    kind = "server_error" if error.code >= 500 else "invalid_request_error"
-    return error_response(error.code, error.message, kind, code, error.param)
+    return error_response(error.code, error.message, BadRequest.type, code, error.param)

@@ -1,12 +1,14 @@
 """The end of a real server: its worker ends too, and usage is in the database."""
 
 import os
+import random
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -14,36 +16,15 @@ import pytest
 
 from adapters.registry import Registry
 from service.usage import Usage
+from tests.engine.ends import Answer, alive, complete, in_flight, until, workers
 from tests.made import add_tiny_base
 from tests.serving import Running, start, stop
-
-WAIT_S = 60
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     add_tiny_base(Registry.open(tmp_path))
     return tmp_path
-
-
-def until(true: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (found := true()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
-def workers(pid: int) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(pid).children(recursive=True)
-        if "service.jobs.worker" in child.cmdline()
-    ]
-
-
-def alive(process: psutil.Process) -> bool:
-    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 def used(home: Path) -> dict[tuple[str, str], int]:
@@ -54,22 +35,96 @@ def used(home: Path) -> dict[tuple[str, str], int]:
     return {(s.group["model"], s.group["route"]): s.counts.completion_tokens for s in sums}
 
 
-def test_sigterm_ends_the_worker_and_brings_in_the_usage(home: Path) -> None:
+def test_sigterm_lets_requests_finish_ends_the_worker_and_brings_in_the_usage(home: Path) -> None:
     process, url = start(home)
     try:
         (first,) = until(lambda: workers(process.pid))
         assert first.nice() == 10
         first.kill()
         (second,) = until(lambda: [w for w in workers(process.pid) if w.pid != first.pid])
-        body = {"model": "tiny", "prompt": "save the", "max_tokens": 3, "ignore_eos": True}
-        for _ in range(2):
-            httpx.post(f"{url}/v1/completions", json=body, timeout=60).raise_for_status()
+        with ThreadPoolExecutor(2) as threads:
+            running = [
+                threads.submit(complete, url, 400, stream=stream) for stream in (True, False)
+            ]
+            until(lambda: in_flight(url) == 2)
+            process.send_signal(signal.SIGTERM)
+            refused = until(lambda: complete(url, 3).code)
+            health = [httpx.get(f"{url}/health/{name}").status_code for name in ("ready", "live")]
+            answers = [one.result() for one in running]
+        code = process.wait(60)
     finally:
-        code = stop(process)
+        stop(process)
+    assert (refused, health) == ("shutting_down", [503, 200])
+    assert [(answer.code, answer.tokens) for answer in answers] == [("", 400), ("", 400)]
     assert code == 0
     assert not alive(second)
-    assert used(home) == {("tiny", "/v1/completions"): 6}
+    assert used(home) == {("tiny", "/v1/completions"): 800}
     assert (home / "serve.log").read_text().count("the worker ended with -9") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_under_load_no_request_that_began_before_the_signal_is_broken(
+    home: Path, number: signal.Signals
+) -> None:
+    process, url = start(home)
+    over, signalled = threading.Event(), float("inf")
+    seen: list[tuple[float, Answer]] = []
+
+    def load(dice: random.Random) -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            tokens, stream = dice.choice((1, 20, 200)), dice.random() < 0.5
+            route = dice.choice(("completions", "chat/completions", "generate"))
+            seen.append((began, complete(url, tokens, stream=stream, route=route)))
+
+    threads = [threading.Thread(target=load, args=(random.Random(n),)) for n in range(24)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(seen) > 100)
+    signalled = time.monotonic()
+    # as a terminal does it: Ctrl-C is for the engine's processes too
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    code = process.wait(60)
+    over.set()
+    for thread in threads:
+        thread.join()
+    before = [answer for began, answer in seen if began < signalled - 0.05]
+    after = Counter(answer.code for began, answer in seen if began >= signalled - 0.05)
+    assert {answer.code for answer in before} == {""}
+    assert after["shutting_down"] > 0
+    assert after.keys() <= {"", "shutting_down", "ConnectError", "ReadError", "RemoteProtocolError"}
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_server_and_its_engine_at_once(home: Path) -> None:
+    process, url = start(home)
+    family = psutil.Process(process.pid).children(recursive=True)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(complete, url, 480)
+        until(lambda: in_flight(url) == 1)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: complete(url, 1).code == "shutting_down")
+        process.send_signal(signal.SIGTERM)  # passed on a second time by whoever started it
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(3)
+        assert running.result().code in ("RemoteProtocolError", "ReadError")
+    assert code == 128 + signal.SIGTERM
+    until(lambda: not any(map(alive, family)))
+
+
+@pytest.mark.slow
+def test_what_takes_longer_than_the_grace_is_told_so(home: Path) -> None:
+    process, url = start(home, MODISTE_SHUTDOWN_GRACE_S="1")
+    with ThreadPoolExecutor(2) as threads:
+        running = [threads.submit(complete, url, 500, stream=stream) for stream in (True, False)]
+        until(lambda: in_flight(url) == 2)
+        process.send_signal(signal.SIGTERM)
+        assert {one.result().code for one in running} == {"engine_dead"}
+    assert process.wait(15) == 0
 
 
 def test_kill_9_takes_the_worker_along(home: Path) -> None:

@@ -25,6 +25,7 @@ class FakeClient:
         self, *outputs: dict[int, list[int]], breaks: bool = False, ends: str = "stop"
     ) -> None:
         self.outputs, self.breaks, self.ends = outputs, breaks, ends
+        self.engine_core = SimpleNamespace(get_output_async=None)
 
     async def generate(self, *_args: Any, **_more: Any) -> AsyncIterator[Any]:
         for number, choices in enumerate(self.outputs, start=1):
