@@ -19,8 +19,10 @@ from service.batches.queue import Batches
 from service.batches.runner import gate_places, run_batches
 from service.capacity import Capacity
 from service.children import Children
+from service.compiler import describe
 from service.demand import Demand
 from service.ending import Ending
+from service.grammars import Grammars
 from service.inside import ask
 from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
@@ -43,6 +45,8 @@ class MeteredEngine(AdapterEngine, Protocol):
     def traffic(self) -> Traffic: ...
     @property
     def dead(self) -> bool: ...
+    @property
+    def client(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Server:
     residency: Residency
     metrics: Metrics
     children: Children
+    grammars: Grammars
     cabinet: Cabinet
     jobs: Jobs
     batches: Batches
@@ -148,6 +153,7 @@ def assemble(
         residency=residency,
         metrics=metrics,
         children=children,
+        grammars=Grammars(settings.grammar_wait_s, partial(describe, engine.client)),
         cabinet=cabinet,
         jobs=Jobs(registry.database),
         batches=batches,
