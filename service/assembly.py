@@ -19,8 +19,10 @@ from service.batches.queue import Batches
 from service.batches.runner import gate_places, run_batches
 from service.capacity import Capacity
 from service.children import Children
+from service.compiler import describe
 from service.demand import Demand
 from service.ending import Ending, Outcome
+from service.grammars import Grammars
 from service.inside import ask
 from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
@@ -50,6 +52,8 @@ class MeteredEngine(AdapterEngine, Protocol):
     async def probe(
         self, prompt_ids: list[int], token_ids: list[int], request: Any, *, priority: int = ...
     ) -> list[float]: ...
+    @property
+    def client(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Server:
     residency: Residency
     metrics: Metrics
     children: Children
+    grammars: Grammars
     cabinet: Cabinet
     jobs: Jobs
     batches: Batches
@@ -161,6 +166,7 @@ def assemble(
         residency=residency,
         metrics=metrics,
         children=children,
+        grammars=Grammars(settings.grammar_wait_s, partial(describe, engine.client)),
         cabinet=cabinet,
         jobs=Jobs(registry.database),
         batches=batches,

@@ -1,4 +1,4 @@
-"""How long the bodies of each route may be."""
+"""How long the bodies of each route may be, and how long they may take."""
 
 from service.middleware import Bound, Bounds
 from service.routes import files, transfers
@@ -16,4 +16,5 @@ def body_bounds(settings: Settings) -> Bounds:
             files.UPLOAD: form,
             files.PART: Bound(PART_BYTES + files.FORM_BYTES, "the number of parts"),
         },
+        settings.body_wait_s,
     )

@@ -9,8 +9,10 @@
     ├── JobNotFound              404     invalid_request_error
     ├── BatchNotFound            404     invalid_request_error
     ├── RouteNotFound            404     invalid_request_error
+    ├── TooSlow                  408     invalid_request_error
     ├── InUse                    409     invalid_request_error
     ├── TooLarge                 413     invalid_request_error
+    ├── UnsupportedMedia         415     invalid_request_error
     ├── Overloaded               429     rate_limit_error
     ├── EngineFailed             500     server_error
     └── NotReady                 503     server_error
@@ -78,6 +80,12 @@ class BatchNotFound(ServiceError):
     status, type, default_code = 404, "invalid_request_error", "batch_not_found"
 
 
+class TooSlow(ServiceError):
+    """The connection can't go on: the rest of the request would be read as another one."""
+
+    status, type, default_code = 408, "invalid_request_error", "request_timeout"
+
+
 class InUse(ServiceError):
     status, type, default_code = 409, "invalid_request_error", "in_use"
 
@@ -88,6 +96,10 @@ class RouteNotFound(ServiceError):
 
 class TooLarge(ServiceError):
     status, type, default_code = 413, "invalid_request_error", "request_too_large"
+
+
+class UnsupportedMedia(ServiceError):
+    status, type, default_code = 415, "invalid_request_error", "unsupported_media_type"
 
 
 class Overloaded(ServiceError):
@@ -120,6 +132,8 @@ def error_response(
         record.error_code = code
     error = {"message": message, "type": kind, "param": param, "code": code, "hint": hint or None}
     headers = {"retry-after": "1"} if status in (429, 503) else None
+    if status == TooSlow.status:
+        headers = {"connection": "close"}
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
@@ -164,8 +178,14 @@ def from_validation(error: RequestValidationError) -> JSONResponse:
 
 
 def from_http(error: StarletteHTTPException) -> JSONResponse:
-    if isinstance(error.__cause__, ServiceError):  # raised while FastAPI read the body
-        return from_service(error.__cause__)
+    cause = error.__cause__  # raised while FastAPI read the body
+    if isinstance(cause, ServiceError):
+        return from_service(cause)
+    if isinstance(cause, UnicodeDecodeError | RecursionError):
+        what = "not UTF-8" if isinstance(cause, UnicodeDecodeError) else "nested too deeply"
+        return error_response(
+            400, f"the body is {what}", BadRequest.type, "invalid_json", hint="send other JSON"
+        )
     phrase = HTTPStatus(error.status_code).phrase
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(
         error.status_code, phrase.lower().replace(" ", "_")

@@ -7,6 +7,7 @@ import socket
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
+from math import ceil
 
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
@@ -26,6 +27,8 @@ logger = logging.getLogger("modiste.launch")
 
 INSPECTOR = "service.inspector.Inspector"
 """By name: its module imports torch, which is slow."""
+
+STRUCTURE = "--structured-outputs-config"
 
 FORBIDDEN_ENVIRONMENT = {
     "VLLM_SKIP_MODEL_NAME_VALIDATION": "any model name would be answered by the base",
@@ -81,7 +84,16 @@ def vllm_arguments(settings: Settings, base: Base, capacity: Capacity) -> list[s
         arguments += ["--block-size", "32"]  # 128 by default: too coarse to share prompts
     if settings.max_model_len is not None:
         arguments += ["--max-model-len", str(settings.max_model_len)]
+    if _tries_grammars(settings):
+        # `auto` lets the first request that has a schema choose for all later ones
+        arguments += [f"{STRUCTURE}.backend", "xgrammar"]
     return arguments + settings.vllm_args
+
+
+def _tries_grammars(settings: Settings) -> bool:
+    """Whether the compiler is ours to choose."""
+    flags = (argument.replace("_", "-") for argument in settings.vllm_args)
+    return not any(flag.startswith(STRUCTURE) for flag in flags)
 
 
 def planned(settings: Settings, registry: Registry, base: Base) -> Capacity:
@@ -97,6 +109,9 @@ def vllm_environment(settings: Settings) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
+    if _tries_grammars(settings):
+        # those that take long were refused; this clock runs for whatever else the engine does
+        wanted["VLLM_REGEX_COMPILATION_TIMEOUT_S"] = str(ceil(12 * settings.grammar_wait_s))
     if on_cpu():
         # the one function that vLLM would compile there needs g++ and gains nothing
         wanted["TORCH_COMPILE_DISABLE"] = "1"
@@ -238,12 +253,13 @@ def _run(
 
     from service.assembly import Plan
     from service.plugin import plan
+    from service.protocol import protocol
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))
     outcome = Outcome()
     plan.set(Plan(settings, registry, base, authenticator, capacity, environment, outcome))
-    uvloop.run(run_server(args))
+    uvloop.run(run_server(args, http=protocol(settings)))
     if outcome.failure or not outcome.asked:
         raise EndedByItself(outcome.failure or "the HTTP server has stopped")
 

@@ -4,10 +4,11 @@ In this order: only routes of the table, a caller, a bounded body; then the reco
 whose end releases what the request held and counts it.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from time import perf_counter
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,7 @@ from service.errors import (
     RouteNotFound,
     ServiceError,
     TooLarge,
+    TooSlow,
     from_service,
     from_unexpected,
 )
@@ -29,6 +31,9 @@ PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/version"})
 
 STRIPPED = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-session-id"})
 """Headers by which a caller would steer the engine."""
+
+SLOWEST = 16_384
+"""Bytes a second; a slower sender holds a connection for too little."""
 
 STICKY = b"x-modiste-sticky-key"
 
@@ -80,6 +85,8 @@ class Bounds:
 
     common: Bound
     routes: dict[str, Bound]
+    wait_s: float = 30.0
+    """Longest wait for a body; one second more for each `SLOWEST` bytes that came."""
 
     def of(self, template: str) -> Bound:
         return self.routes.get(template, self.common)
@@ -122,8 +129,11 @@ class Edge:
             if (refusal := self._refusal(record, scope, headers)) is not None:
                 await from_service(refusal)(scope, receive, answer)
                 return
-            bound = self._bounds.of(record.route)
-            await self._app(scope, _bounded(receive, bound, answer), answer)
+            await self._app(scope, _bounded(receive, self._bounds, record.route, answer), answer)
+        except ServiceError as error:  # while a middleware read the body
+            if answer.started:
+                raise
+            await from_service(error)(scope, receive, answer)
         except Exception as error:  # of a route: here it still gets its request id, and is counted
             if answer.started:
                 raise
@@ -181,16 +191,29 @@ class _Answer:
         await self._send(message)
 
 
-def _bounded(receive: Receive, bound: Bound, answer: _Answer) -> Callable[[], Any]:
-    """`receive` that stops at too many bytes, for bodies that tell no length."""
-    seen = 0
+def _bounded(receive: Receive, bounds: Bounds, route: str, answer: _Answer) -> Receive:
+    """`receive` that stops at too many bytes, for bodies that tell no length, and at a sender who
+    takes too long. Only the time counts that the server waits for him."""
+    bound, seen, waited, whole = bounds.of(route), 0, 0.0, False
 
     async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, waited, whole
+        if whole or answer.started:  # what comes now is that the caller goes away
+            return await receive()
+        begun = perf_counter()
+        try:
+            async with asyncio.timeout(bounds.wait_s + seen / SLOWEST - waited):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlow(
+                f"the body did not come in time: {seen} bytes in {waited:.0f} s and more",
+                hint=f"send it faster than {SLOWEST} bytes/s, or raise body_wait_s",
+            ) from None
+        waited += perf_counter() - begun
         if message["type"] == "http.request":
+            whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
-            if seen > bound.most and not answer.started:
+            if seen > bound.most:
                 raise bound.exceeded()
         return message
 

@@ -112,6 +112,36 @@ class Settings(BaseModel):
     max_upload_bytes: int = Field(
         default=2 * 2**30, ge=1024, description="largest tar of an imported version, bytes"
     )
+    max_url_bytes: int = Field(
+        default=8192, ge=256, le=65_536, description="longest URL of a request, bytes"
+    )
+    max_header_bytes: int = Field(
+        default=32_768, ge=1024, le=2**20, description="headers of a request together, bytes"
+    )
+    header_wait_s: float = Field(
+        default=10.0, gt=0, description="longest time for the headers of a request, seconds"
+    )
+    body_wait_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="longest time for a request's body, seconds; "
+        "one more for every 16 KiB that came",
+    )
+    max_choices: int = Field(
+        default=256, ge=1, description="answers of one request: `n` times its prompts"
+    )
+    max_messages: int = Field(
+        default=2048, ge=1, description="messages of a chat, items of a response's input"
+    )
+    max_tools: int = Field(default=128, ge=1, description="tools of one request")
+    max_schema_bytes: int = Field(
+        default=65_536, ge=256, description="largest schema, grammar or pattern for answers, bytes"
+    )
+    grammar_wait_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="processor time that compiling a schema, grammar or pattern may take, seconds",
+    )
     alias_poll_s: float = Field(
         default=0.2, gt=0, le=2, description="how often moved aliases are looked for, seconds"
     )

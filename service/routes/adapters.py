@@ -15,6 +15,7 @@ from adapters.names import PRODUCTION, check_alias
 from adapters.registry import AdapterRecord, Version
 from adapters.rules import Rule
 from adapters.trials import Trial
+from service.body import CHECKED
 from service.errors import BadRequest
 from service.record import current_caller, current_project
 
@@ -28,7 +29,7 @@ async def own_adapter(raw_request: Request, name: str) -> None:
     await raw_request.app.state.modiste.models.check_own(name, name)
 
 
-router = APIRouter()
+router = APIRouter(dependencies=[CHECKED])
 named = APIRouter(dependencies=[Depends(own_adapter)])
 
 

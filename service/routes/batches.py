@@ -18,6 +18,7 @@ from service.batches.queue import (
     NewBatch,
     window_of,
 )
+from service.body import CHECKED
 from service.database import BatchRow
 from service.documents import Listing, answers
 from service.errors import BadRequest
@@ -25,7 +26,7 @@ from service.objects import ExpiresAfter, Metadata, Page, listing, seconds
 from service.record import current_caller, current_project
 from service.routes.files import find_file
 
-router = APIRouter()
+router = APIRouter(dependencies=[CHECKED])
 
 
 class BatchRequest(BaseModel):

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from adapters.errors import AdapterError
 from adapters.registry import Registry, Version, check_ready
+from service.body import CHECKED
 from service.database import CheckpointRow, JobEventRow, JobRow
 from service.documents import FineTuningJob, Listing, answers
 from service.errors import BadRequest
@@ -27,7 +28,7 @@ from service.objects import Page, listing, seconds
 from service.record import current_caller, current_project
 from service.routes.files import find_file
 
-router = APIRouter()
+router = APIRouter(dependencies=[CHECKED])
 
 _METADATA_KEY = re.compile(r"[\w .-]{1,64}")
 """Others mean something else in the database's paths into JSON."""

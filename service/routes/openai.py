@@ -14,38 +14,26 @@ from service.engine import (
     with_sse_keep_alive,
 )
 from service.errors import BadRequest, EngineFailed, EngineStopped, error_response, from_service
+from service.fields import CHAT, COMPLETIONS
+from service.guard import guarded
 from service.models import Models
 from service.record import PRIORITY_INTERACTIVE, current_record
 
 router = APIRouter()
 
-OPERATORS_FIELDS = frozenset(
-    {
-        "priority", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "cache_salt",
-        "use_beam_search", "session_id", "chat_template", "chat_template_kwargs", "documents",
-        "mm_processor_kwargs", "media_io_kwargs", "prompt_logprobs", "prompt_embeds",
-        "truncate_prompt_tokens", "logits_processors", "request_id", "kv_hints", "mm_payload",
-        "return_mm_kwargs", "watermarking", "previous_input_messages", "enable_response_messages",
-    }
-)  # fmt: skip
-"""Fields of vLLM's request types that steer the engine; a caller may not set them."""
 
 _ERROR = 'data: {"error":'
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", dependencies=[guarded(CHAT)])
 @with_cancellation
 async def chat_completions(request: ChatCompletionRequest, raw_request: Request) -> Response:
     """Answer a chat as OpenAI's API does."""
-    if request.echo:  # it would ask for the prompt's log-probabilities, which end the CPU engine
-        raise BadRequest(
-            "echo is not served", param="echo", hint="leave it out", code="unsupported_field"
-        )
     handler = raw_request.app.state.openai_serving_chat
     return await _answer(request, raw_request, handler.create_chat_completion)
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", dependencies=[guarded(COMPLETIONS)])
 @with_cancellation
 async def completions(request: CompletionRequest, raw_request: Request) -> Response:
     """Continue a prompt as OpenAI's API does."""
@@ -92,7 +80,6 @@ async def prepare(request: Any, raw_request: Request) -> None:
     Raises:
         BadRequest, ModelNotFound, NotReady, AdapterError.
     """
-    _refuse_operators_fields(request)
     if request.model is None:
         raise BadRequest(
             "model is missing", param="model", code="missing_field",
@@ -113,15 +100,6 @@ def streamed(events: AsyncGenerator[str, None], raw_request: Request) -> Streami
     return StreamingResponse(
         with_sse_keep_alive(events, keep_alive_s), media_type="text/event-stream"
     )
-
-
-def _refuse_operators_fields(request: Any) -> None:
-    for name in sorted(request.model_fields_set & OPERATORS_FIELDS):
-        if getattr(request, name, None) not in (None, False):
-            raise BadRequest(
-                f"{name} is set by the operator, not in a request",
-                param=name, hint=f"leave {name} out", code="unsupported_field",
-            )  # fmt: skip
 
 
 def vllm_error(result: ErrorResponse, *, dead: bool = False) -> JSONResponse:

@@ -7,20 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
+from service.body import json_body
 from service.engine import ErrorResponse, ResponsesRequest, with_cancellation
 from service.errors import BadRequest, ServiceError, from_service, from_unexpected
+from service.fields import RESPONSES
+from service.guard import guarded
 from service.routes.openai import prepare, streamed, vllm_error
 
 router = APIRouter()
-
-REFUSED = {
-    "background": "leave it out, and wait for the answer or stream it",
-    "previous_response_id": "send the earlier turns in input",
-    "conversation": "send the earlier turns in input",
-    "prompt": "send its text in instructions and input",
-    "context_management": "send only the turns that shall be read",
-}
-"""Fields that need something kept, or done, on this side; each with what goes instead."""
 
 TOOLS = frozenset({"function", "custom", "namespace"})
 """Those that the caller runs; all others would be run here."""
@@ -28,27 +22,17 @@ TOOLS = frozenset({"function", "custom", "namespace"})
 
 async def refuse_state(raw_request: Request) -> None:
     """A dependency, so that it speaks before the request's type does."""
-    try:
-        body = await raw_request.json()
-    except (ValueError, RecursionError):
-        return  # told by FastAPI, which reads the same body
+    body = await json_body(raw_request)
     if isinstance(body, dict):
         check_stateless(body)
 
 
 def check_stateless(body: Mapping[str, Any]) -> None:
-    """What is asked for can be answered from the request alone.
+    """Its items and tools can be read and run without anything that is kept here.
 
     Raises:
         BadRequest: it can't, with the field's name and what goes instead.
     """
-    if body.get("store") is True:
-        raise _refused("store", "leave it out: answers are not kept, and say `store: false`")
-    for name, hint in REFUSED.items():
-        if body.get(name) not in (None, False):
-            raise _refused(name, hint)
-    if body.get("truncation") == "auto":
-        raise _refused("truncation", "shorten the input; nothing is cut silently")
     parts = body.get("input")
     for part in parts if isinstance(parts, list) else []:
         if isinstance(part, dict) and part.get("type") == "item_reference":
@@ -63,7 +47,7 @@ def _refused(name: str, hint: str) -> BadRequest:
     return BadRequest(f"{name} is not served", param=name, hint=hint, code="unsupported_field")
 
 
-@router.post("/v1/responses", dependencies=[Depends(refuse_state)])
+@router.post("/v1/responses", dependencies=[Depends(refuse_state), guarded(RESPONSES)])
 @with_cancellation
 async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
     """Answer as OpenAI's responses API does; the whole conversation is in the request."""

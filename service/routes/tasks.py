@@ -8,6 +8,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from adapters.prompt import Task
+from service.body import CHECKED
+from service.constraints import of_schema
 from service.documents import answers
 from service.engine import with_cancellation
 from service.models import Resolved
@@ -29,7 +31,7 @@ from service.tasks.wire import (
     TranslateRequest,
 )
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(tags=["tasks"], dependencies=[CHECKED])
 
 
 def _body(task: Task, model: Resolved, results: Sequence[ResultT]) -> JSONResponse:
@@ -54,6 +56,8 @@ async def generate_text(request: GenerateRequest, raw_request: Request) -> Respo
     """Go on from a prompt, or answer in a JSON schema."""
     modiste = raw_request.app.state.modiste
     asked = generate.check(request)
+    if request.json_schema is not None:
+        await modiste.grammars.check([of_schema(request.json_schema)])
     model = await modiste.models.resolve(request.model, task="generate")
     if request.stream:
         return await respond(generate.stream(asked, modiste.engine, model))

@@ -25,6 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         version = publish(registry, base, recipe)
         if recipe.name != "two":
             registry.promote(version.reference)
-    process, url = start(home)
+    process, url = start(home, MODISTE_GRAMMAR_WAIT_S="1")
     yield Running(registry, base, url, home / "serve.log", process)
     stop(process)

@@ -109,6 +109,26 @@ def test_vllm_gets_its_priorities_and_limits(base: Base) -> None:
     assert "lm_head" not in arguments
 
 
+@pytest.mark.parametrize(
+    ("vllm_args", "ours"),
+    [
+        ([], True), (["--seed", "1"], True),
+        (["--structured-outputs-config.backend", "guidance"], False),
+        (['--structured_outputs_config={"backend": "auto"}'], False),
+    ],
+)  # fmt: skip
+def test_the_compiler_of_grammars_is_chosen_unless_the_operator_does(
+    base: Base, vllm_args: list[str], ours: bool
+) -> None:
+    settings = Settings(vllm_args=vllm_args, grammar_wait_s=2)
+
+    arguments = launch.vllm_arguments(settings, base, capacity.Capacity(16, 3, 7))
+
+    assert ("xgrammar" in arguments) == ours
+    limit = launch.vllm_environment(settings).get("VLLM_REGEX_COMPILATION_TIMEOUT_S")
+    assert limit == ("24" if ours else None)
+
+
 def test_other_plugins_of_vllm_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "theirs")
 

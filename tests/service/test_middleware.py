@@ -50,12 +50,15 @@ class App:
 
 
 def edge_around(
-    app: ASGIApp, keys: list[str] | None = None, limit: int = 1000, metrics: Metrics | None = None
-) -> Edge:
+    app: ASGIApp, keys: list[str] | None = None, limit: int = 1000,
+    metrics: Metrics | None = None, wait_s: float = 30.0,
+) -> Edge:  # fmt: skip
     return Edge(
         app, table=TABLE, authenticator=Authenticator(keys or []),
         metrics=metrics or Metrics(CollectorRegistry()),
-        bounds=Bounds(Bound(limit, "max_body_bytes"), {UPLOAD: Bound(5 * limit, "max_upload")}),
+        bounds=Bounds(
+            Bound(limit, "max_body_bytes"), {UPLOAD: Bound(5 * limit, "max_upload")}, wait_s
+        ),
     )  # fmt: skip
 
 
@@ -151,6 +154,46 @@ def test_a_body_that_tells_no_length_is_stopped_on_its_way() -> None:
     answer = post(app, content=pieces())
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
+
+
+def slowly(pieces: int, pause_s: float, wait_s: float, path: str = "/v1/generate") -> Any:
+    """The answer to a body in pieces of 100 bytes."""
+
+    async def send() -> Any:
+        sent: list[Message] = []
+        left = pieces
+
+        async def receive() -> Message:
+            nonlocal left
+            await asyncio.sleep(pause_s)
+            left -= 1
+            return {"type": "http.request", "body": b"x" * 100, "more_body": left > 0}
+
+        async def note(message: Message) -> None:
+            sent.append(message)
+
+        edge = edge_around(App(), limit=10_000, wait_s=wait_s)
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+        await edge(scope, receive, note)
+        return sent
+
+    return run(send)
+
+
+def test_a_body_that_takes_too_long_is_a_408_and_the_connection_ends() -> None:
+    start, body = slowly(pieces=1000, pause_s=0.02, wait_s=0.1)
+    assert (start["status"], b"request_timeout" in body["body"]) == (408, True)
+    assert (b"connection", b"close") in start["headers"]
+
+
+def test_a_body_that_stops_is_a_408() -> None:
+    start, body = slowly(pieces=2, pause_s=3600, wait_s=0.1)
+    assert start["status"] == 408
+    assert b"body_wait_s" in body["body"]
+
+
+def test_a_body_that_comes_in_time_passes() -> None:
+    assert slowly(pieces=5, pause_s=0.01, wait_s=2)[0]["status"] == 200
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 129, "é", "<script>", ""])

@@ -25,7 +25,9 @@ from service.models import Resolved
 from service.record import current_record
 from service.routes import responses
 from service.routes.responses import check_stateless
+from service.settings import Settings
 from service.telemetry import Metrics
+from tests.service.tasks.fake import AnyGrammar
 
 WORDS = ["the ", "file ", "is ", "open"]
 
@@ -81,7 +83,7 @@ class Models:
 def app_around(handler: Handler) -> FastAPI:
     app = FastAPI()
     app.include_router(responses.router)
-    app.state.modiste = SimpleNamespace(models=Models())
+    app.state.modiste = SimpleNamespace(models=Models(), settings=Settings(), grammars=AnyGrammar())
     app.state.args = SimpleNamespace(sse_keep_alive_interval=0)
     app.state.openai_serving_responses = handler
     errors.install(app, engine_errors())
@@ -210,8 +212,7 @@ def test_what_needs_a_state_or_is_the_operators_is_refused(
 @pytest.mark.parametrize(
     "body",
     [
-        {}, {"store": False}, {"store": None}, {"background": False}, {"conversation": None},
-        {"truncation": "disabled"}, {"input": [{"role": "user", "content": "a"}]},
+        {}, {"input": [{"role": "user", "content": "a"}]},
         {"tools": [{"type": "function", "name": "f"}]}, {"tools": "wrong"}, {"input": [1]},
     ],
 )  # fmt: skip

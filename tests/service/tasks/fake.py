@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from adapters.languages import same_language
 from adapters.prompt import PromptTemplate, Renderer, TaskInput, default_prompt
 from service import errors
+from service.constraints import Constraint
 from service.engine import Output, Piece, Sampling
 from service.models import Resolved
 from service.routes.tasks import router
@@ -139,10 +140,22 @@ class FakeModels:
         return BASE
 
 
+class AnyGrammar:
+    """Takes every schema, and keeps those that it was asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[Constraint] = []
+
+    async def check(self, constraints: Sequence[Constraint]) -> None:
+        self.asked += constraints
+
+
 def make_app(engine: FakeEngine, *adapters: Resolved) -> FastAPI:
     app = FastAPI()
     app.include_router(router)
-    app.state.modiste = SimpleNamespace(engine=engine, models=FakeModels(*adapters))
+    app.state.modiste = SimpleNamespace(
+        engine=engine, models=FakeModels(*adapters), grammars=AnyGrammar()
+    )
     errors.install(app, {})
     return app
 

@@ -75,7 +75,7 @@ def test_a_bad_value_is_named_by_its_field(task: str, body: dict[str, Any], para
     [
         (b'{"prompt": "\\ud800"}', "prompt"),
         (b'{"prompt": "x", "stop": "\\udfff"}', "stop"),
-        (b'{"prompt": "x", "json_schema": {"const": "\\ud800"}}', "json_schema"),
+        (b'{"prompt": "x", "json_schema": {"const": "\\ud800"}}', "json_schema.const"),
         (b'{"prompt": "x", "temperature": NaN}', "temperature"),
     ],
 )
