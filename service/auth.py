@@ -15,7 +15,7 @@ from typing import Protocol
 from adapters.errors import AdapterError
 from service.errors import Unauthenticated
 from service.keys import DEFAULT_PROJECT, Key
-from service.scopes import ALL, Scopes
+from service.scopes import ALL, DEFAULT, Scopes
 
 logger = logging.getLogger("modiste.auth")
 
@@ -30,11 +30,11 @@ class Caller:
 
     name: str
     project: str = DEFAULT_PROJECT
-    scopes: Scopes = ALL
-    """All are had by keys of the settings, and by everybody where no key is asked for."""
+    scopes: Scopes = DEFAULT
 
 
-ANONYMOUS = Caller("anonymous")
+# where no key is asked for, whoever reaches the server is its operator
+ANONYMOUS = Caller("anonymous", scopes=ALL)
 
 
 class Made(Protocol):
@@ -102,7 +102,7 @@ class Authenticator:
             raise Unauthenticated("the API key is not valid", hint=HINT)
         made = self._made.get(known[0])
         if known[0] in self._fixed or made is None:
-            return Caller(f"key-{given.hex()[:8]}")
+            return Caller(f"key-{given.hex()[:8]}", scopes=ALL)  # the operator's own
         if not made.works(datetime.now(UTC)):
             raise Unauthenticated(
                 "the API key has expired or was revoked", hint="ask for another key"

@@ -20,7 +20,7 @@ from adapters.registry import Registry
 from service import cli_canaries as _canaries  # noqa: F401  # adds its commands
 from service.cli_adapters import adapters_app
 from service.cli_keys import keys_app
-from service.cli_limits import projects_app
+from service.cli_projects import projects_app
 from service.cli_usage import usage
 from service.console import (
     BAD_INPUT,

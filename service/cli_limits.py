@@ -1,19 +1,14 @@
-"""How commands take and show limits; `modiste projects`."""
+"""How commands take and show limits."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from adapters.errors import InvalidInput
-from adapters.registry import Registry
-from service.console import AsJson, Home, out
+from service.console import out
 from service.limiting.limits import LIMITS, Limits
-from service.projects import Projects
 from service.settings import MOST
-
-projects_app = typer.Typer(no_args_is_help=True, help="Projects and their limits.")
 
 _VALUES = "a number, `none`, or `default`: as the settings say"
 RequestsPerMinute = Annotated[
@@ -68,44 +63,6 @@ def told(limits: Limits) -> dict[str, int | str]:
     return {name: words.get(value, value) for name, value in values.items()}
 
 
-@projects_app.command("list")
-def list_projects(home: Home = None, as_json: AsJson = False) -> None:
-    """List projects by name."""
-    projects = _projects(home).all()
-    if as_json:
-        rows = [
-            {
-                "name": one.name, "created": one.created.isoformat(), "keys": one.keys,
-                "limits": told(one.limits),
-            }
-            for one in projects
-        ]  # fmt: skip
-        print(json.dumps(rows, indent=1))
-        return
-    if not projects:
-        out.print("no projects; one begins with `modiste keys create --project NAME`")
-        return
-    table = Table("name", "created", "keys", "limits")
-    for one in projects:
-        created = one.created.strftime("%Y-%m-%d %H:%M")
-        table.add_row(one.name, created, str(one.keys), shown(one.limits))
-    out.print(table)
-
-
-@projects_app.command("limit")
-def limit_project(
-    project: Annotated[str, typer.Argument(help="Its name.")],
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    concurrent: Concurrent = None,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Limit what all keys of a project may ask together."""
-    changes = some_limits(requests_per_minute, tokens_per_minute, concurrent)
-    say(project, _projects(home).limit(project, changes), as_json=as_json)
-
-
 def say(whose: str, limits: Limits, *, as_json: bool) -> None:
     """What was set."""
     if as_json:
@@ -123,7 +80,3 @@ def _number(name: str, value: str) -> int | None:
         f"{name}: {value[:40]!r} is no limit",
         hint=f"give a number from 1 to {MOST}, none, or default", param=name,
     )  # fmt: skip
-
-
-def _projects(home: Any) -> Projects:
-    return Projects(Registry.open(home).database)
