@@ -46,7 +46,6 @@ ROUTES: dict[tuple[str, str], Scopes] = {
     ("GET", "/v1/models/{model:path}"): ALL,
     ("GET", "/v1/usage"): ALL,
     ("GET", "/openapi.json"): ALL,
-    ("DELETE", "/v1/models/{model:path}"): ADMIN,
     # files: each of these also asks for the scope of the file's purpose
     ("POST", "/v1/files"): DEFAULT,
     ("GET", "/v1/files"): DEFAULT,
@@ -80,8 +79,9 @@ ROUTES: dict[tuple[str, str], Scopes] = {
     ("GET", "/v1/adapters/{name}/diff"): TRAIN_OR_ADMIN,
     ("GET", "/v1/adapters/{name}/versions/{version}/export"): TRAIN_OR_ADMIN,
     ("POST", "/v1/adapters/{name}/versions/{version}/verify"): TRAIN_OR_ADMIN,
-    # a version that nobody is answered by, as a job makes one
+    # versions that no alias points at, as a job makes one
     ("POST", "/v1/adapters/merge"): TRAIN,
+    ("DELETE", "/v1/models/{model:path}"): TRAIN_OR_ADMIN,
     # weights from elsewhere
     ("POST", "/v1/adapters/import"): ADMIN,
     ("POST", "/v1/adapters/{name}/versions/{version}/unload"): ADMIN,

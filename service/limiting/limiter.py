@@ -159,6 +159,8 @@ class Limiter:
                 return _Taken(asked, self._shared.take(asked), self._shared)
             except StoreFailed as error:
                 self._away_until = monotonic() + AWAY_S
+                # the database may have it, and gone away before it said so
+                self._unsettled.append(partial(self._shared.release, asked))
                 logger.warning("limits are counted by this server alone: %s", error)
         return _Taken(asked, self._own.take(asked), self._own)
 

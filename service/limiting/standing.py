@@ -77,7 +77,8 @@ class Outcome:
         found = [excess for one in self.seen for excess in self._excesses(one)]
         if not found:  # a second has ended since
             one = self.seen[0]
-            found = [Excess(one.subject, "requests in a minute", 0, 0, 0.0)]
+            what, limit = next(pair for pair in _named(one.limits) if pair[1] is not None)
+            found = [Excess(one.subject, what, limit, limit, 0.0)]
         return max(found, key=lambda excess: excess.wait_s)
 
     def headers(self) -> list[tuple[str, str]]:
@@ -114,21 +115,18 @@ class Outcome:
         return Meter(limit, max(0, limit - used), reset_s)
 
     def _excesses(self, one: Seen) -> list[Excess]:
-        limits, found = one.limits, []
-        pairs = (
-            ("requests in a minute", limits.requests_per_minute, 1, lambda use: use.requests),
-            ("tokens in a minute", limits.tokens_per_minute, one.tokens, lambda use: use.tokens),
-        )
-        for what, limit, needed, count in pairs:
+        found = []
+        (requests, most_requests), (tokens, most_tokens), (at_once, most) = _named(one.limits)
+        for what, limit, needed, count in (
+            (requests, most_requests, 1, lambda use: use.requests),
+            (tokens, most_tokens, one.tokens, lambda use: use.tokens),
+        ):
             used = sum(map(count, one.uses))
             if limit is not None and used + needed > limit:
-                found.append(
-                    Excess(one.subject, what, limit, used, self._wait(one, limit - needed, count))
-                )
-        if limits.concurrent is not None and one.running >= limits.concurrent:
-            found.append(
-                Excess(one.subject, "requests at once", limits.concurrent, one.running, 1.0)
-            )
+                wait_s = self._wait(one, limit - needed, count)
+                found.append(Excess(one.subject, what, limit, used, wait_s))
+        if most is not None and one.running >= most:
+            found.append(Excess(one.subject, at_once, most, one.running, 1.0))
         return found
 
     def _wait(self, one: Seen, most: int, count: Callable[[Use], int]) -> float:
@@ -139,6 +137,14 @@ class Outcome:
             if used <= most:
                 return max(0.0, _gone(use.second) - self.now)
         return float(WINDOW_S)
+
+
+def _named(limits: Limits) -> tuple[tuple[str, int | None], ...]:
+    return (
+        ("requests in a minute", limits.requests_per_minute),
+        ("tokens in a minute", limits.tokens_per_minute),
+        ("requests at once", limits.concurrent),
+    )
 
 
 def retry_after_s(wait_s: float) -> int:

@@ -125,9 +125,13 @@ class Windows:
                     "requests": 0 if counts else -1,
                 }  # fmt: skip
                 statements.append((SETTLE, values))
-            if subject.limits.concurrent is not None:
-                statements.append((RELEASE, {"subject": subject.id, "request": asked.request}))
+        statements += _releases(asked)
         if statements:
+            self._run(statements)
+
+    def release(self, asked: Take) -> None:
+        """Free the places of a request. Raises StoreFailed."""
+        if statements := _releases(asked):
             self._run(statements)
 
     def renew(self) -> None:
@@ -228,6 +232,14 @@ class Windows:
         if found is None:
             found = self._texts[sql] = str(text(sql).compile(dialect=self._engine.dialect))
         return found, values
+
+
+def _releases(asked: Take) -> list[Statement]:
+    return [
+        (RELEASE, {"subject": subject.id, "request": asked.request})
+        for subject in asked.subjects
+        if subject.limits.concurrent is not None
+    ]
 
 
 def in_memory() -> Engine:

@@ -207,7 +207,7 @@ def make_app(
         task.cancel()
         await asyncio.wait({task})
 
-    app = FastAPI(lifespan=working)
+    app = FastAPI(lifespan=working, openapi_url=None)
     for router in [*routers, *([] if stand_in is None else [stand_in.router])]:
         app.include_router(router, responses=ERRORS)
     app.get("/openapi.json")(health.openapi)

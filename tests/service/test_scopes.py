@@ -6,10 +6,22 @@ from typing import Any
 import openai
 import pytest
 
+from service.errors import PermissionDenied
 from service.files import UPLOADED, WRITTEN
 from service.keys import Keys
 from service.plugin import our_routes
-from service.scopes import ADMIN, ALL, INFER, PUBLIC, PURPOSES, ROUTES, TRAIN, Scope, check_routes
+from service.scopes import (
+    ADMIN,
+    ALL,
+    INFER,
+    PUBLIC,
+    PURPOSES,
+    ROUTES,
+    TRAIN,
+    Scope,
+    check_route,
+    check_routes,
+)
 from tests.service.desk import Desk
 
 LINE = b'{"prompt": "a", "completion": "b"}\n'
@@ -91,9 +103,19 @@ def test_a_key_for_inference_trains_nothing_and_is_told_what_it_lacks(
     assert client.batches.list().data == []
 
 
-def test_only_an_admin_takes_a_model_out_of_use(client_of: Callable[..., openai.OpenAI]) -> None:
-    error = refused(client_of(INFER | TRAIN).models.delete, "tiny")
-    assert error["message"].startswith("DELETE /v1/models/{model} needs the scope admin")
+@pytest.mark.parametrize(
+    ("route", "needed"),
+    [
+        (("POST", "/v1/adapters/{name}/promote"), "admin"),
+        (("DELETE", "/v1/models/{model:path}"), "train or admin"),
+    ],
+)
+def test_a_refusal_names_route_and_scopes(route: tuple[str, str], needed: str) -> None:
+    with pytest.raises(PermissionDenied, match="needs the scope") as caught:
+        check_route(INFER, *route)
+    said = " ".join(route).replace(":path", "")
+    assert caught.value.message == f"{said} needs the scope {needed}, which this API key has not"
+    check_route(ADMIN, *route)
 
 
 def test_files_are_for_keys_of_their_purposes(client_of: Callable[..., openai.OpenAI]) -> None:
@@ -104,9 +126,10 @@ def test_files_are_for_keys_of_their_purposes(client_of: Callable[..., openai.Op
         bytes=9, filename="a.jsonl", mime_type="text/plain", purpose="fine-tune"
     ).id
 
+    assert infer.files.retrieve(asked).id == asked
+    assert infer.files.content(asked).content == LINE
     for look in (infer.files.retrieve, infer.files.content, infer.files.delete):
         assert refused(look, training)["param"] == "file_id"
-        assert look is infer.files.delete or look(asked)
     error = refused(infer.files.create, file=("c.jsonl", LINE), purpose="fine-tune")
     assert error["message"].startswith("a file with the purpose fine-tune needs the scope train")
     assert error["param"] == "purpose"

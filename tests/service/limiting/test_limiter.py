@@ -262,6 +262,28 @@ def test_what_could_not_be_settled_is_settled_later(
     at_door(registry, visit, Limits(concurrent=1))
 
 
+def test_a_place_that_was_taken_before_the_answer_was_lost_is_freed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def visit(opened: Door, _: App) -> None:
+        shared = opened.limiter._shared
+        take = shared.take
+
+        def lost(asked: Any) -> Any:
+            take(asked)
+            raise StoreFailed("the connection broke")
+
+        monkeypatch.setattr(shared, "take", lost)
+        assert (await opened.post()).status_code == 200  # counted by the server itself
+        monkeypatch.setattr(shared, "take", take)
+        opened.limiter._away_until = 0.0
+        assert (await opened.post()).status_code == 429
+        opened.limiter._tend(False, False)
+        assert (await opened.post()).status_code == 200
+
+    at_door(registry, visit, Limits(concurrent=1))
+
+
 def test_lines_of_batches_have_the_same_limits_beside_those_of_requests(
     registry: Registry,
 ) -> None:

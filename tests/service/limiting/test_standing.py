@@ -54,3 +54,8 @@ def test_own_limits_stand_above_those_of_the_settings() -> None:
     assert Limits(None, 5, 0).above(defaults.key) == Limits(7, 5, None)
     assert NO_LIMITS.above(Defaults.of(Settings()).key) == NO_LIMITS
     assert not Defaults.of(Settings())
+
+
+def test_a_refusal_whose_reason_has_passed_meanwhile_names_a_limit_and_no_wait() -> None:
+    seen = Seen("key k", Limits(None, 10), [], 0, 5)
+    assert Outcome(None, 155.0, [seen]).excess() == ("key k", "tokens in a minute", 10, 10, 0.0)
