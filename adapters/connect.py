@@ -50,6 +50,15 @@ _SESSION = f"""
 """
 
 
+COUNT_WAIT_S, COUNT_CONNECTIONS = 2, 4
+_COUNT_SESSION = f"""
+    SET lock_timeout = '{COUNT_WAIT_S}s';
+    SET statement_timeout = '{COUNT_WAIT_S}s';
+    SET idle_in_transaction_session_timeout = '{COUNT_WAIT_S}s';
+    SET synchronous_commit = off
+"""
+
+
 def open_database(url: URL) -> Engine:
     """Open a database; one process at a time creates or upgrades its tables.
 
@@ -84,6 +93,28 @@ def for_writes(engine: Engine) -> Engine:
         return engine.execution_options(writes=True)
     # not a stricter level: its view would date from before the wait for the lock
     return engine.execution_options(isolation_level="READ COMMITTED", writes=True)
+
+
+def for_counts(url: URL) -> Engine:
+    """An engine of its own for counts that requests wait for.
+
+    It waits for nothing long, neither another's write in PostgreSQL nor a disk: what it wrote last
+    may be lost with the machine.
+    """
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": COUNT_WAIT_S})
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "connect", _leave_sqlite_to_the_system)
+        event.listen(engine, "begin", _begin_sqlite)
+        return for_writes(engine)
+    given = {key: value for key, value in _CONNECT.items() if key not in url.query}
+    given["connect_timeout"] = COUNT_WAIT_S
+    engine = create_engine(
+        url, connect_args=given, pool_size=COUNT_CONNECTIONS, max_overflow=0,
+        pool_timeout=COUNT_WAIT_S, isolation_level="AUTOCOMMIT",
+    )  # fmt: skip
+    event.listen(engine, "connect", _configure_counts)
+    return engine
 
 
 class Database:
@@ -166,6 +197,15 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: Any) -> None:
     immediate = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _leave_sqlite_to_the_system(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _configure_counts(connection: Any, _record: Any) -> None:
+    connection.autocommit = True
+    connection.execute(_COUNT_SESSION)
 
 
 def _postgresql(url: URL) -> Engine:

@@ -27,6 +27,8 @@ from service.inside import ask
 from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
 from service.keys import Keys
+from service.limiting.limiter import Limiter
+from service.limiting.limits import Defaults
 from service.models import Models
 from service.readiness import Readiness
 from service.record import Record
@@ -54,6 +56,8 @@ class MeteredEngine(AdapterEngine, Protocol):
     ) -> list[float]: ...
     @property
     def client(self) -> Any: ...
+    @property
+    def max_model_len(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class Server:
     jobs: Jobs
     batches: Batches
     usage: Usage
+    limiter: Limiter
     watchers: tuple[Callable[[Record], None], ...]
     """Told of every request at its end."""
     worker: EmbeddedWorker | None
@@ -124,6 +129,9 @@ def assemble(
     cabinet = Cabinet.open(registry, settings.max_file_bytes)
     observer = Observer(registry, residency.leasing.server, models, metrics)
     ledger, children, batches = Ledger(registry.database), Children(), Batches(registry.database)
+    limiter = Limiter(
+        registry.database, Defaults.of(settings), engine.max_model_len, residency.leasing.server
+    )
     ending = Ending(plan.outcome)
     readiness = Readiness.of(settings, registry, engine, models, ending)
     bench = Bench(
@@ -154,6 +162,7 @@ def assemble(
         plan.authenticator.follow(),
         cabinet.keep_expiring(),
         ledger.run(),
+        limiter.run(),
         _after(models.caught_up, run_batches(bench)),
     ]
     if worker is not None:
@@ -171,6 +180,7 @@ def assemble(
         jobs=Jobs(registry.database),
         batches=batches,
         usage=Usage(registry.database),
+        limiter=limiter,
         watchers=(observer.observe, ledger.observe),
         worker=worker,
         ending=ending,

@@ -15,6 +15,7 @@ from typing import Protocol
 from adapters.errors import AdapterError
 from service.errors import Unauthenticated
 from service.keys import DEFAULT_PROJECT, Key
+from service.scopes import ALL, DEFAULT, Scopes
 
 logger = logging.getLogger("modiste.auth")
 
@@ -29,9 +30,11 @@ class Caller:
 
     name: str
     project: str = DEFAULT_PROJECT
+    scopes: Scopes = DEFAULT
 
 
-ANONYMOUS = Caller("anonymous")
+# where no key is asked for, whoever reaches the server is its operator
+ANONYMOUS = Caller("anonymous", scopes=ALL)
 
 
 class Made(Protocol):
@@ -61,12 +64,21 @@ class Authenticator:
         """From the first key on that was ever made: revoking the last one opens no door."""
         return bool(self._fixed or self._made)
 
+    def refresh(self) -> None:
+        """Know the keys of the database as they are now.
+
+        Raises:
+            StoreFailed: the database can't be read; what is known stays.
+        """
+        if self._source is not None:
+            self._made = self._source.by_digest()
+
     async def follow(self) -> None:
         """Read the keys of the database again and again; what is known stays while it is away."""
         while self._source is not None:
             await asyncio.sleep(REFRESH_S)
             try:
-                self._made = await asyncio.to_thread(self._source.by_digest)
+                await asyncio.to_thread(self.refresh)
             except AdapterError as error:
                 logger.warning("keys are not followed: %s", error)
             except Exception:  # revoked keys would go on opening doors
@@ -90,12 +102,12 @@ class Authenticator:
             raise Unauthenticated("the API key is not valid", hint=HINT)
         made = self._made.get(known[0])
         if known[0] in self._fixed or made is None:
-            return Caller(f"key-{given.hex()[:8]}")
+            return Caller(f"key-{given.hex()[:8]}", scopes=ALL)  # the operator's own
         if not made.works(datetime.now(UTC)):
             raise Unauthenticated(
                 "the API key has expired or was revoked", hint="ask for another key"
             )
-        return Caller(made.id, made.project)
+        return Caller(made.id, made.project, made.scopes)
 
 
 def _same(given: bytes, known: bytes) -> bool:

@@ -20,6 +20,7 @@ from adapters.registry import Registry
 from service import cli_canaries as _canaries  # noqa: F401  # adds its commands
 from service.cli_adapters import adapters_app
 from service.cli_keys import keys_app
+from service.cli_projects import projects_app
 from service.cli_usage import usage
 from service.console import (
     BAD_INPUT,
@@ -68,6 +69,7 @@ base_app = typer.Typer(no_args_is_help=True, help="Base models.")
 app.add_typer(base_app, name="base")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(keys_app, name="keys")
+app.add_typer(projects_app, name="projects")
 app.command()(usage)
 app.command()(sbom)
 

@@ -11,8 +11,20 @@ from rich.text import Text
 
 from adapters.errors import InvalidInput
 from adapters.registry import Registry
+from service.cli_limits import (
+    Concurrent,
+    RequestsPerMinute,
+    TokensPerMinute,
+    given_limits,
+    say,
+    shown,
+    some_limits,
+    told,
+)
 from service.console import AsJson, Home, out
 from service.keys import DEFAULT_PROJECT, Key, Keys
+from service.limiting.limits import Limits
+from service.scopes import DEFAULT, Scope, in_order
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys and their projects.")
 
@@ -23,23 +35,39 @@ Project = Annotated[str, typer.Option(help="Project: its files, jobs and adapter
 
 
 @keys_app.command("create")
-def create(
+def create(  # noqa: PLR0913, PLR0917  # one for each option
     project: Project = DEFAULT_PROJECT,
     name: Annotated[str, typer.Option(help="Where it is used, for the list.")] = "",
     expires: Annotated[
         str | None, typer.Option(help="Works for so long: 90d, 12h, 30m; default: for ever.")
     ] = None,
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="What it may do, several times for several; default: infer and train."),
+    ] = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent: Concurrent = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once."""
-    key, secret = _keys(home).create(project, name, None if expires is None else _span(expires))
+    key, secret = _keys(home).create(
+        project,
+        name,
+        None if expires is None else _span(expires),
+        frozenset(scope) if scope else DEFAULT,
+        Limits(**given_limits(requests_per_minute, tokens_per_minute, concurrent)),
+    )
     if as_json:
         print(json.dumps({**_told(key), "key": secret}))
         return
     # alone on stdout, so that a script can take it
     print(secret)
-    typer.echo(f"{key.id} of project {key.project}; the key is not shown again", err=True)
+    scopes = ", ".join(in_order(key.scopes))
+    typer.echo(
+        f"{key.id} of project {key.project}, for {scopes}; the key is not shown again", err=True
+    )
 
 
 @keys_app.command("list")
@@ -56,10 +84,11 @@ def list_keys(
     if not keys:
         out.print("no keys; make one with `modiste keys create`")
         return
-    table = Table("id", "project", "name", "created", "expires", "state")
+    table = Table("id", "project", "name", "scopes", "limits", "created", "expires", "state")
     for key in keys:
         table.add_row(
-            key.id, key.project, Text(key.name), _moment(key.created),
+            key.id, key.project, Text(key.name), " ".join(in_order(key.scopes)),
+            shown(key.limits), _moment(key.created),
             "never" if key.expires is None else _moment(key.expires), _state(key),
         )  # fmt: skip
     out.print(table)
@@ -77,6 +106,21 @@ def revoke(
         print(json.dumps(_told(revoked)))
     else:
         out.print(f"{revoked.id} is revoked")
+
+
+@keys_app.command("limit")
+def limit_key(
+    key: Annotated[str, typer.Argument(help="Its id, as `modiste keys list` shows it.")],
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent: Concurrent = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Limit what a key may ask; running servers notice within seconds."""
+    changes = some_limits(requests_per_minute, tokens_per_minute, concurrent)
+    limited = _keys(home).limit(key, changes)
+    say(limited.id, limited.limits, as_json=as_json)
 
 
 def _keys(home: Any) -> Keys:
@@ -106,6 +150,7 @@ def _moment(moment: datetime) -> str:
 def _told(key: Key) -> dict[str, Any]:
     return {
         "id": key.id, "project": key.project, "name": key.name, "state": _state(key),
+        "scopes": in_order(key.scopes), "limits": told(key.limits),
         "created": key.created.isoformat(),
         "expires": None if key.expires is None else key.expires.isoformat(),
         "revoked": None if key.revoked is None else key.revoked.isoformat(),

@@ -20,6 +20,10 @@ class ProjectRow(Table):
     __tablename__ = "projects"
     name: Mapped[str] = mapped_column(primary_key=True)
     created: Mapped[datetime]
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    concurrent: Mapped[int | None] = mapped_column(BigInteger)
+    """Of each limit none: that of the settings; 0: there is no limit."""
 
 
 class KeyRow(Table):
@@ -32,9 +36,15 @@ class KeyRow(Table):
     """SHA-256 in hex."""
     project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
     name: Mapped[str]
+    scopes: Mapped[str]
+    """With spaces between."""
     created: Mapped[datetime]
     expires: Mapped[datetime | None]
     revoked: Mapped[datetime | None]
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    concurrent: Mapped[int | None] = mapped_column(BigInteger)
+    """Of each limit none: that of the settings; 0: there is no limit."""
 
 
 class FileRow(Table):
@@ -245,6 +255,31 @@ class UsageRow(Table):
     cached_tokens: Mapped[int] = mapped_column(BigInteger)
     """Of the prompts' tokens."""
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class LimitUseRow(Table):
+    """What a limited key or project used within one second."""
+
+    __tablename__ = "limit_uses"
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    second: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """Since 1970, by the database's clock."""
+    requests: Mapped[int] = mapped_column(BigInteger)
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    """As they were reserved until the request ended, then as they were used."""
+    last: Mapped[str]
+    """The last request that was counted here."""
+
+
+class LimitHoldRow(Table):
+    """A running request of a key or project that may run so many at once."""
+
+    __tablename__ = "limit_holds"
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    request: Mapped[str] = mapped_column(primary_key=True)
+    server: Mapped[str]
+    until: Mapped[float]
+    """Seconds since 1970 by the database's clock; the holds of a server that is killed run out."""
 
 
 class UsageReportRow(Table):

@@ -7,6 +7,8 @@ from openai import types
 from openai.types import fine_tuning
 from pydantic import BaseModel
 
+from service.scopes import ROUTES, Scope, in_order
+
 T = TypeVar("T")
 Responses = dict[int | str, dict[str, Any]]
 
@@ -62,6 +64,7 @@ class FineTuningJob(fine_tuning.FineTuningJob):
     status: str  # type: ignore[assignment]
 
 
+_KEY = "api_key"
 ERRORS: Responses = {"default": {"model": ErrorBody, "description": "A refusal, with its remedy."}}
 
 
@@ -85,4 +88,25 @@ def document(app: FastAPI) -> dict[str, Any]:
     """The whole document; made at the first call."""
     if app.openapi_schema is None:
         app.title, app.description = "Modiste", "Customised models, trained and served."
+        _tell_scopes(app.openapi())
     return app.openapi()
+
+
+def _tell_scopes(whole: dict[str, Any]) -> None:
+    """Any one of a route's scopes opens it, and a key without any is refused."""
+    schemes = whole.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes[_KEY] = {
+        "type": "http", "scheme": "bearer", "description": f"A key with scopes: {', '.join(Scope)}."
+    }  # fmt: skip
+    rows = {
+        (method.lower(), path.replace(":path", "")): in_order(scopes)
+        for (method, path), scopes in ROUTES.items()
+    }
+    for path, operations in whole["paths"].items():
+        for method, operation in operations.items():
+            if scopes := rows.get((method, path)):
+                operation["security"] = [{_KEY: [scope]} for scope in scopes]
+                operation["responses"]["403"] = {
+                    **operation["responses"]["default"],
+                    "description": f"The key has not the scope {' or '.join(scopes)}.",
+                }

@@ -4,8 +4,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.ending import Ending
 from service.errors import NotReady, from_service
-from service.middleware import PUBLIC
 from service.record import RECORD
+from service.scopes import PUBLIC
 
 RETRY_AFTER_S = 5
 """What another server, or this one's successor, may need to be found."""

@@ -3,6 +3,7 @@
     ServiceError                 status  type
     ├── BadRequest               400     invalid_request_error
     ├── Unauthenticated          401     authentication_error
+    ├── PermissionDenied         403     permission_error
     ├── ModelNotFound            404     invalid_request_error
     ├── FileNotFound             404     invalid_request_error
     ├── UploadNotFound           404     invalid_request_error
@@ -14,6 +15,7 @@
     ├── TooLarge                 413     invalid_request_error
     ├── UnsupportedMedia         415     invalid_request_error
     ├── Overloaded               429     rate_limit_error
+    ├── RateLimited              429     rate_limit_error
     ├── EngineFailed             500     server_error
     └── NotReady                 503     server_error
         └── EngineStopped        503     server_error
@@ -58,6 +60,10 @@ class BadRequest(ServiceError):
 
 class Unauthenticated(ServiceError):
     status, type, default_code = 401, "authentication_error", "invalid_api_key"
+
+
+class PermissionDenied(ServiceError):
+    status, type, default_code = 403, "permission_error", "insufficient_permissions"
 
 
 class ModelNotFound(ServiceError):
@@ -106,6 +112,16 @@ class Overloaded(ServiceError):
     status, type, default_code, retryable = 429, "rate_limit_error", "overloaded", True
 
 
+class RateLimited(ServiceError):
+    """With the seconds after which to try again."""
+
+    status, type, default_code, retryable = 429, "rate_limit_error", "rate_limit_exceeded", True
+
+    def __init__(self, message: str, *, retry_after_s: int, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class EngineFailed(ServiceError):
     status, default_code = 500, "engine_failed"
 
@@ -138,9 +154,12 @@ def error_response(
 
 
 def from_service(error: ServiceError) -> JSONResponse:
-    return error_response(
+    response = error_response(
         error.status, error.message, error.type, error.code, error.param, error.hint
     )
+    if isinstance(error, RateLimited):
+        response.headers["retry-after"] = str(error.retry_after_s)
+    return response
 
 
 def from_adapter(error: AdapterError) -> JSONResponse:

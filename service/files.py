@@ -7,7 +7,7 @@ lie under their file's id at an fsspec URL, a folder of the home by default.
 
 import secrets
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -171,17 +171,24 @@ class Files:
             return _file(_row(session, id_, project, param, expired=expired))
 
     def page(
-        self, project: str, *, purpose: str | None, after: str | None, limit: int, rising: bool
+        self,
+        project: str,
+        *,
+        purposes: Collection[str],
+        after: str | None,
+        limit: int,
+        rising: bool,
     ) -> tuple[list[File], bool]:
         """Files in the order in which they came, or the last first; and whether more follow.
+
+        Args:
+            purposes: files with others are left out.
 
         Raises:
             BadRequest: there is no file `after`.
         """
         of = FileRow.project == project
-        query = select(FileRow).where(of, _lives())
-        if purpose is not None:
-            query = query.where(FileRow.purpose == purpose)
+        query = select(FileRow).where(of, _lives(), FileRow.purpose.in_(purposes))
         with self._database.read() as session:
             rows, more = page_of(session, query, of, after, limit, rising=rising)
         return [_file(row) for row in rows], more

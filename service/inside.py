@@ -62,7 +62,8 @@ async def ask(app: ASGIApp, path: str, body: bytes, record: Record) -> Answer:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        record.model = None  # what is asked again, or never answered, is nobody's usage
+        # what is asked again, or never answered, is nobody's usage
+        record.model, record.again = None, True
         # a route that is cancelled leaves its handler at work in the engine; one whose caller
         # goes away ends it
         gone.set()

@@ -8,15 +8,19 @@ import hashlib
 import re
 import secrets
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from adapters.connect import Database
 from adapters.errors import InvalidInput
 from adapters.names import check_name
 from service.database import KeyRow, ProjectRow
+from service.limiting.limits import NO_LIMITS, Limits
+from service.scopes import DEFAULT, Scope, Scopes, in_order
 
 DEFAULT_PROJECT = "default"
 PREFIX = "sk-modiste-"
@@ -36,6 +40,8 @@ class Key:
     created: datetime
     expires: datetime | None
     revoked: datetime | None
+    scopes: Scopes = DEFAULT
+    limits: Limits = NO_LIMITS
 
     def works(self, now: datetime) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
@@ -48,13 +54,19 @@ class Keys:
         self._database = database
 
     def create(
-        self, project: str, name: str = "", lasts: timedelta | None = None
+        self,
+        project: str,
+        name: str = "",
+        lasts: timedelta | None = None,
+        scopes: Scopes = DEFAULT,
+        limits: Limits = NO_LIMITS,
     ) -> tuple[Key, str]:
         """Make a key; returns it with the secret, which can't be told again.
 
         Raises:
             InvalidName: the project's name can't be one.
-            InvalidInput: the key's name is too long, or it would have expired already.
+            InvalidInput: the key's name is too long, it would have expired already, or it has
+                no scope.
         """
         check_name(project, "project")
         if len(name) > _MAX_NAME or not name.isprintable():
@@ -66,12 +78,18 @@ class Keys:
             raise InvalidInput(
                 "the key would have expired already", hint="give a time above 0", param="expires"
             )
+        if not scopes:
+            raise InvalidInput(
+                "the key would have no scope and open nothing",
+                hint=f"give one of {', '.join(Scope)}", param="scope",
+            )  # fmt: skip
         secret = PREFIX + _random(_RANDOM)
         now = datetime.now(UTC)
         expires = None if lasts is None else now + lasts
         row = KeyRow(
             id=f"key_{_random(12)}", digest=digest(secret), project=project, name=name,
-            created=now, expires=expires, revoked=None,
+            scopes=" ".join(in_order(scopes)), created=now, expires=expires, revoked=None,
+            **limits.columns(),
         )  # fmt: skip
         with self._database.write() as session:
             if session.get(ProjectRow, project) is None:
@@ -95,14 +113,30 @@ class Keys:
             InvalidInput: there is no such key.
         """
         with self._database.write() as session:
-            row = session.get(KeyRow, id_) if _ID.fullmatch(id_) else None
-            if row is None:
-                raise InvalidInput(
-                    f"no key {id_[:80]!r}", hint="`modiste keys list` shows their ids", param="key"
-                )
+            row = _row(session, id_)
             if row.revoked is None:
                 row.revoked = datetime.now(UTC)
             return _key(row)
+
+    def limit(self, id_: str, changes: Mapping[str, int | None]) -> Key:
+        """Set some of a key's limits; servers notice within seconds.
+
+        Args:
+            changes: by the fields of Limits.
+
+        Raises:
+            InvalidInput: there is no such key.
+        """
+        with self._database.write() as session:
+            row = _row(session, id_)
+            for name, value in changes.items():
+                setattr(row, name, value)
+            return _key(row)
+
+    def limited(self) -> dict[str, Limits]:
+        """The limits of keys that have some of their own, by the keys' ids."""
+        with self._database.read() as session:
+            return {row.id: Limits.of(row) for row in session.scalars(Limits.set_in(KeyRow))}
 
     def opens(self, id_: str) -> bool:
         """Whether work for a key may go on; those of the settings are not in the database."""
@@ -125,5 +159,19 @@ def _random(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
+def _row(session: Session, id_: str) -> KeyRow:
+    row = session.get(KeyRow, id_) if _ID.fullmatch(id_) else None
+    if row is None:
+        raise InvalidInput(
+            f"no key {id_[:80]!r}", hint="`modiste keys list` shows their ids", param="key"
+        )
+    return row
+
+
 def _key(row: KeyRow) -> Key:
-    return Key(row.id, row.project, row.name, row.created, row.expires, row.revoked)
+    # what an unknown scope would open is not known here
+    scopes = frozenset(Scope(name) for name in row.scopes.split() if name in list(Scope))
+    return Key(
+        row.id, row.project, row.name, row.created, row.expires, row.revoked, scopes,
+        Limits.of(row),
+    )  # fmt: skip

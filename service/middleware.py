@@ -1,7 +1,7 @@
 """The edge: what every request passes before a route sees it, as plain ASGI.
 
-In this order: only routes of the table, a caller, a bounded body; then the record,
-whose end releases what the request held and counts it.
+In this order: a caller, who may use the route; only routes of the table, a bounded body, the
+caller's limits; then the record, whose end releases what the request held and counts it.
 """
 
 import asyncio
@@ -23,11 +23,10 @@ from service.errors import (
     from_service,
     from_unexpected,
 )
+from service.limiting.limiter import Limiter
 from service.record import RECORD, Record, set_record
+from service.scopes import PUBLIC, check_route
 from service.telemetry import Metrics
-
-PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/version"})
-"""Answered without a key: probes and scrapers have none."""
 
 STRIPPED = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-session-id"})
 """Headers by which a caller would steer the engine."""
@@ -95,7 +94,7 @@ class Bounds:
 class Edge:
     """The outermost middleware."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # one for each concern
         self,
         app: ASGIApp,
         *,
@@ -104,9 +103,10 @@ class Edge:
         metrics: Metrics,
         bounds: Bounds,
         watchers: Sequence[Callable[[Record], None]] = (),
+        limiter: Limiter | None = None,
     ) -> None:
         self._app, self._table, self._metrics, self._watchers = app, table, metrics, watchers
-        self._authenticator, self._bounds = authenticator, bounds
+        self._authenticator, self._bounds, self._limiter = authenticator, bounds, limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -129,8 +129,11 @@ class Edge:
             if (refusal := self._refusal(record, scope, headers)) is not None:
                 await from_service(refusal)(scope, receive, answer)
                 return
-            await self._app(scope, _bounded(receive, self._bounds, record.route, answer), answer)
-        except ServiceError as error:  # while a middleware read the body
+            bounded = _bounded(receive, self._bounds, record.route, answer)
+            if self._limiter is not None and record.route not in PUBLIC:
+                bounded = await self._limiter.admit(record, scope, bounded)
+            await self._app(scope, bounded, answer)
+        except ServiceError as error:  # while a middleware read the body, or of a limit
             if answer.started:
                 raise
             await from_service(error)(scope, receive, answer)
@@ -155,6 +158,8 @@ class Edge:
                     headers.get(b"authorization", b"").decode("latin-1") or None
                 )
                 record.caller, record.project = caller.name, caller.project
+                record.scopes = caller.scopes
+                check_route(caller.scopes, scope["method"], record.route)
         except ServiceError as error:
             return error
         if "\0" in path or b"%00" in scope["query_string"]:
@@ -185,6 +190,7 @@ class _Answer:
             self._record.status = message["status"]
             headers = [*message.get("headers", ())]
             headers.append((b"x-request-id", self._record.request_id.encode()))
+            headers += [(name.encode(), value.encode()) for name, value in self._record.headers]
             if self._record.model is not None and message["status"] < 400:
                 headers.append((b"x-modiste-receipt", self._record.model.receipt.encode()))
             message = {**message, "headers": headers}

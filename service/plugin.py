@@ -37,6 +37,7 @@ from service.routes import (
     transfers,
     usage,
 )
+from service.scopes import check_routes
 from service.telemetry import RoutingCollector
 
 ROUTERS = (
@@ -62,6 +63,7 @@ class ModistePlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes; vLLM puts them in place of its own."""
+        check_routes((method, route.path) for route in our_routes() for method in route.methods)
         self._app = app
         for router in ROUTERS:
             app.include_router(router, responses=ERRORS)
@@ -99,6 +101,7 @@ class ModistePlugin:
             metrics=server.metrics,
             bounds=body_bounds(server.settings),
             watchers=server.watchers,
+            limiter=server.limiter,
         )
 
 

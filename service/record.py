@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.models import Resolved
+    from service.scopes import Scope
     from service.trials import Tried
 
 
@@ -33,6 +34,8 @@ class Record:
     route: str
     project: str = "default"
     caller: str = ""
+    scopes: "frozenset[Scope]" = frozenset()
+    """Of the caller's key."""
     task: str = ""
     priority: int = PRIORITY_INTERACTIVE
     sequences: Semaphore | None = None
@@ -52,10 +55,14 @@ class Record:
     """The engine finished an answer."""
     aborted: bool = False
     """The engine let go of it: its answer, whatever status it has, is none."""
+    again: bool = False
+    """A line of a batch that left before its answer; it is asked once more."""
     failed: bool = False
     """The engine failed, maybe after the status was sent."""
     status: int = 0
     error_code: str | None = None
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    """Of its answer, beside those of the route."""
     on_end: list[Callable[[], None]] = field(default_factory=list)
 
     def finish(self) -> None:

@@ -28,6 +28,11 @@ NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY"})
 """Read elsewhere: the home folder, and the key that `modiste loadtest` sends."""
 
 
+MOST = 10**12
+"""Of any limit."""
+Limit = Annotated[int, Field(ge=1, le=MOST)] | None
+
+
 class SettingsError(Exception):
     """One line for each mistake."""
 
@@ -86,6 +91,26 @@ class Settings(BaseModel):
     )
     allow_anonymous: bool = Field(
         default=False, description="listen on a public address without keys"
+    )
+    key_requests_per_minute: Limit = Field(
+        default=None, description="requests in any minute of a key without its own limit; none: any"
+    )
+    key_tokens_per_minute: Limit = Field(
+        default=None, description="tokens in any minute of a key without its own limit; none: any"
+    )
+    key_concurrent: Limit = Field(
+        default=None, description="requests at once of a key without its own limit; none: any"
+    )
+    project_requests_per_minute: Limit = Field(
+        default=None,
+        description="requests in any minute of a project without its own limit; none: any",
+    )
+    project_tokens_per_minute: Limit = Field(
+        default=None,
+        description="tokens in any minute of a project without its own limit; none: any",
+    )
+    project_concurrent: Limit = Field(
+        default=None, description="requests at once of a project without its own limit; none: any"
     )
     store_url: str | None = Field(
         default=None,

@@ -68,6 +68,15 @@ class Uploads:
             session.add(row)
         return _upload(row)
 
+    def about(self, id_: str, project: str) -> About:
+        """What the file of an upload is to be.
+
+        Raises:
+            UploadNotFound, BadRequest: there is no such upload, or it has ended.
+        """
+        with self._database.read() as session:
+            return _upload(_pending(session, id_, project)).about
+
     def add_part(self, id_: str, project: str, content: Path) -> dict[str, Any]:
         """Keep a part; returns OpenAI's `upload.part` object.
 
@@ -133,8 +142,7 @@ class Uploads:
             UploadNotFound, BadRequest: the upload has ended meanwhile.
             StoreFailed: the upload is still pending.
         """
-        with self._database.read() as session:
-            about = _upload(_pending(session, id_, project)).about
+        about = self.about(id_, project)
         made = self._files.add(whole, about)
         try:
             with self._database.write() as session:

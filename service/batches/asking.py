@@ -17,6 +17,7 @@ from service.batches.keeping import Keeping
 from service.batches.lines import Index
 from service.batches.results import OUTPUT, Teller
 from service.database import BatchRow
+from service.errors import RateLimited
 from service.inside import Answer
 from service.record import PRIORITY_BATCH, Record
 
@@ -24,6 +25,8 @@ logger = logging.getLogger("modiste.batches")
 
 TRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Pauses before a line is asked again that the server had no room for."""
+LIMITED_S = 60.0
+"""Longest pause of a line whose caller has used up its limits."""
 _LARGE_BYTES = 2**18
 """Longer lines would hold up other requests."""
 _PASSING = frozenset({429, 503})
@@ -123,6 +126,9 @@ class Asking:
         want = Want(self._batch.project, model, index.weights[at])
         while True:
             answer = await self._bench.gate.run(want, lambda places: self._ask(want, body, places))
+            if answer is not None and (wait_s := _limited_s(answer)) is not None:
+                await asyncio.sleep(min(wait_s, LIMITED_S))  # however often: it is no failure
+                continue
             last = tries == len(TRIES_S)
             if answer is not None and (answer.status not in _PASSING or last):
                 return answer
@@ -151,3 +157,11 @@ class Asking:
         """Once the engine drains its answers are none: keep the place until all is cancelled."""
         if self._bench.ending.begun:
             await asyncio.get_running_loop().create_future()
+
+
+def _limited_s(answer: Answer) -> int | None:
+    """How long to wait where the limits of the batch's caller are used up."""
+    if answer.status != RateLimited.status:
+        return None
+    code = json.loads(answer.body)["error"]["code"]
+    return int(answer.headers["retry-after"]) if code == RateLimited.default_code else None

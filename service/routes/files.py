@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import logging
-import re
 import shutil
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +27,10 @@ from service.documents import FileObject, Listing, Upload, answers, form
 from service.errors import BadRequest, FileNotFound
 from service.file_checks import check_lines, checked
 from service.files import UPLOADED, About, File, Files
-from service.objects import LEAST_S, MOST_S, ExpiresAfter, listing
+from service.objects import ExpiresAfter, listing
 from service.record import current_project, current_record
+from service.routes.file_fields import EXPIRES, MAX_FILENAME, expiry_of, filename_of, purpose_of
+from service.scopes import check_purpose, purposes
 from service.scratch import scratch
 from service.uploads import MOST_BYTES, PART_BYTES, Uploads
 from service.uses import USES
@@ -44,8 +45,6 @@ FORM_BYTES = 2**20
 """What a form may have around its file."""
 _IN_PROCESS_BYTES = 2**20
 """Smaller files are checked by the server itself: a process would take longer to start."""
-_EXPIRES = re.compile(r"expires_after\[(\w+)\]")
-_MAX_FILENAME = 255
 _EXPIRE_EVERY_S = 60.0
 _THREADS = 8
 T = TypeVar("T")
@@ -106,9 +105,9 @@ async def create_file(raw_request: Request) -> JSONResponse:
         content = _content(form, "file")
         about = About(
             current_project(),
-            _filename(content.filename),
-            _purpose(form.get("purpose")),
-            _expiry(form),
+            filename_of(content.filename),
+            purpose_of(form.get("purpose")),
+            expiry_of(form),
         )
         look = checked(about.filename, about.purpose)
         async with _on_disk(content, cabinet) as place:
@@ -133,8 +132,9 @@ class Page(BaseModel):
 async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JSONResponse:
     """The project's files, the last first."""
     files, more = await asyncio.to_thread(
-        _cabinet(raw_request).files.page, current_project(), purpose=page.purpose, after=page.after,
-        limit=page.limit, rising=page.order == "asc",
+        _cabinet(raw_request).files.page, current_project(),
+        purposes=purposes(page.purpose), after=page.after, limit=page.limit,
+        rising=page.order == "asc",
     )  # fmt: skip
     return JSONResponse(listing([file.to_json() for file in files], more=more))
 
@@ -142,8 +142,7 @@ async def list_files(raw_request: Request, page: Annotated[Page, Query()]) -> JS
 @router.get("/v1/files/{file_id}", responses=answers(FileObject))
 async def retrieve_file(file_id: str, raw_request: Request) -> JSONResponse:
     """What is known of a file."""
-    files = _cabinet(raw_request).files
-    file = await asyncio.to_thread(files.find, file_id, current_project())
+    file = await _own_file(raw_request, file_id)
     return JSONResponse(file.to_json())
 
 
@@ -151,6 +150,7 @@ async def retrieve_file(file_id: str, raw_request: Request) -> JSONResponse:
 async def delete_file(file_id: str, raw_request: Request) -> JSONResponse:
     """Remove a file, unless a job or batch that has not ended needs it."""
     cabinet = _cabinet(raw_request)
+    await _own_file(raw_request, file_id)
     await cabinet.in_thread(cabinet.files.delete, file_id, current_project())
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
@@ -159,7 +159,7 @@ async def delete_file(file_id: str, raw_request: Request) -> JSONResponse:
 async def file_content(file_id: str, raw_request: Request) -> FileResponse:
     """A file's bytes, as they were uploaded or written."""
     cabinet = _cabinet(raw_request)
-    file = await asyncio.to_thread(cabinet.files.find, file_id, current_project())
+    file = await _own_file(raw_request, file_id)
     with ExitStack() as stack:
         place = await cabinet.in_thread(stack.enter_context, cabinet.files.content(file))
         if (record := current_record()) is not None:
@@ -176,7 +176,7 @@ class NewUpload(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     bytes: int = Field(ge=1, le=MOST_BYTES)
-    filename: str = Field(min_length=1, max_length=_MAX_FILENAME)
+    filename: str = Field(min_length=1, max_length=MAX_FILENAME)
     mime_type: str = Field(max_length=200)
     purpose: str
     expires_after: ExpiresAfter | None = None
@@ -187,7 +187,7 @@ async def create_upload(request: NewUpload, raw_request: Request) -> JSONRespons
     """Begin a file in parts; it must be completed within an hour."""
     seconds = None if request.expires_after is None else request.expires_after.seconds
     about = About(
-        current_project(), _filename(request.filename), _purpose(request.purpose), seconds
+        current_project(), filename_of(request.filename), purpose_of(request.purpose), seconds
     )
     checked(about.filename, about.purpose)
     uploads = _cabinet(raw_request).uploads
@@ -199,6 +199,7 @@ async def create_upload(request: NewUpload, raw_request: Request) -> JSONRespons
 async def add_part(upload_id: str, raw_request: Request) -> JSONResponse:
     """Send a part: multipart with `data`, 64 MiB at most."""
     cabinet = _cabinet(raw_request)
+    await _own_upload(raw_request, upload_id)
     async with (
         _form(raw_request, {"data"}, "data") as form,
         _on_disk(_content(form, "data"), cabinet, PART_BYTES) as place,
@@ -224,6 +225,7 @@ async def complete_upload(
 ) -> JSONResponse:
     """Make the file of its parts."""
     cabinet = _cabinet(raw_request)
+    await _own_upload(raw_request, upload_id)
     project = current_project()
     with ExitStack() as stack:
         joined = cabinet.uploads.joined(upload_id, project, request.part_ids)
@@ -239,9 +241,35 @@ async def complete_upload(
 @router.post("/v1/uploads/{upload_id}/cancel", responses=answers(Upload))
 async def cancel_upload(upload_id: str, raw_request: Request) -> JSONResponse:
     """End an upload without a file."""
+    await _own_upload(raw_request, upload_id)
     uploads = _cabinet(raw_request).uploads
     upload = await asyncio.to_thread(uploads.cancel, upload_id, current_project())
     return JSONResponse(upload.to_json())
+
+
+async def _own_file(raw_request: Request, id_: str) -> File:
+    """A file of the caller's project that its key may use.
+
+    Raises:
+        FileNotFound: there is none.
+        PermissionDenied: its purpose is for other keys.
+    """
+    files = _cabinet(raw_request).files
+    file = await asyncio.to_thread(files.find, id_, current_project())
+    check_purpose(file.purpose, "file_id")
+    return file
+
+
+async def _own_upload(raw_request: Request, id_: str) -> None:
+    """Let pass an upload of the caller's project that its key may use.
+
+    Raises:
+        UploadNotFound, BadRequest: there is none, or it has ended.
+        PermissionDenied: its purpose is for other keys.
+    """
+    uploads = _cabinet(raw_request).uploads
+    about = await asyncio.to_thread(uploads.about, id_, current_project())
+    check_purpose(about.purpose, "upload_id")
 
 
 async def find_file(raw_request: Request, id_: str, param: str, purpose: str) -> File:
@@ -280,7 +308,7 @@ async def _form(raw_request: Request, known: set[str], file: str) -> AsyncIterat
     try:
         async with raw_request.form(max_files=1, max_fields=8) as form:
             for name in form:
-                if name not in known and not (file == "file" and _EXPIRES.fullmatch(name)):
+                if name not in known and not (file == "file" and EXPIRES.fullmatch(name)):
                     raise BadRequest(
                         f"{name[:60]}: unknown field", param=name[:60],
                         hint=f"known are {', '.join(sorted(known))}",
@@ -344,48 +372,3 @@ def _check_md5(place: Path, said: str) -> None:
             f"md5: the parts together have {found}", param="md5",
             hint="a part was altered on its way, or their order is another: send them again",
         )  # fmt: skip
-
-
-def _purpose(given: Any) -> str:
-    if given is None:
-        raise BadRequest(
-            "purpose is missing", param="purpose", code="missing_field",
-            hint=f"give one of {', '.join(UPLOADED)}",
-        )  # fmt: skip
-    if given not in UPLOADED:
-        raise BadRequest(
-            f"purpose: {str(given)[:60]!r} is not served", param="purpose",
-            hint=f"give one of {', '.join(UPLOADED)}",
-        )  # fmt: skip
-    return str(given)
-
-
-def _filename(given: str | None) -> str:
-    """A name to show; it never becomes a path."""
-    name = (given or "").replace("\\", "/").rsplit("/", 1)[-1].strip()
-    if not name or len(name) > _MAX_FILENAME or not name.isprintable():
-        raise BadRequest(
-            f"filename: {name[:80]!r} is no name of a file", param="filename",
-            hint=f"give one line of 1 to {_MAX_FILENAME} characters",
-        )  # fmt: skip
-    return name
-
-
-def _expiry(form: FormData) -> int | None:
-    """Seconds of `expires_after[anchor]` and `expires_after[seconds]`."""
-    given = {found[1]: form[name] for name in form if (found := _EXPIRES.fullmatch(name))}
-    if not given:
-        return None
-    seconds = str(given.get("seconds", ""))
-    whole = seconds.isascii() and seconds.isdecimal() and len(seconds) < 10
-    if given.get("anchor") != "created_at" or not whole or set(given) != {"anchor", "seconds"}:
-        raise BadRequest(
-            "expires_after needs anchor, which is created_at, and seconds",
-            param="expires_after", hint="send expires_after[anchor] and expires_after[seconds]",
-        )  # fmt: skip
-    if not LEAST_S <= int(seconds) <= MOST_S:
-        raise BadRequest(
-            f"expires_after.seconds: {seconds[:20]} is not between {LEAST_S} and {MOST_S}",
-            param="expires_after.seconds", hint="choose one hour to 30 days",
-        )  # fmt: skip
-    return int(seconds)

@@ -27,6 +27,7 @@ from service.jobs.queue import Jobs, Order
 from service.objects import Page, listing, seconds
 from service.record import current_caller, current_project
 from service.routes.files import find_file
+from service.scopes import ADMIN, check_scope
 
 router = APIRouter(dependencies=[CHECKED])
 
@@ -44,6 +45,8 @@ class CheckpointPage(Page):
 async def create_job(request: NewJob, raw_request: Request) -> JSONResponse:
     """Put a job into the queue; a worker takes it from there."""
     method, seed = request.chosen_method(), request.chosen_seed()
+    if method.modiste.promote:
+        check_scope(ADMIN, "a job that promotes what it made", "method.modiste.promote")
     settings = trainer_settings(method, seed)
     suffix = checked_suffix(request.suffix)
     for param in ("training_file", "validation_file"):

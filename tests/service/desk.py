@@ -44,10 +44,13 @@ from service.files import new_id
 from service.inside import ask
 from service.jobs.queue import Jobs
 from service.keys import Keys
+from service.limiting.limiter import Limiter
+from service.limiting.limits import Defaults
 from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
 from service.routes import batches, files, fine_tuning, health, models, usage
+from service.scopes import ALL
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.traffic import Traffic
@@ -63,6 +66,8 @@ class Desk:
     url: str
     keys: dict[str, str]
     metrics: Metrics
+    authenticator: Authenticator
+    limiter: Limiter
 
     def openai(self, project: str = "ours") -> openai.OpenAI:
         return openai.OpenAI(
@@ -178,6 +183,14 @@ def make_app(
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(app.state.limiter.run())
+        async with at_batches(app):
+            yield
+        following.cancel()
+        await asyncio.wait({following})
+
+    @asynccontextmanager
+    async def at_batches(app: FastAPI) -> AsyncIterator[None]:
         if stand_in is None:
             yield
             return
@@ -194,7 +207,7 @@ def make_app(
         task.cancel()
         await asyncio.wait({task})
 
-    app = FastAPI(lifespan=working)
+    app = FastAPI(lifespan=working, openapi_url=None)
     for router in [*routers, *([] if stand_in is None else [stand_in.router])]:
         app.include_router(router, responses=ERRORS)
     app.get("/openapi.json")(health.openapi)
@@ -204,11 +217,13 @@ def make_app(
         usage=Usage(registry.database),
         models=served, engine=SimpleNamespace(max_model_len=512),
     )  # fmt: skip
+    app.state.authenticator = Authenticator([], made)
+    app.state.limiter = Limiter(registry.database, Defaults.of(chosen), 512, new_id("server-"))
     errors.install(app, {})
     paths = [route.path for route in app.router.routes if isinstance(route, APIRoute)]
     app.add_middleware(
-        Edge, table=Table.of(paths), authenticator=Authenticator([], made),
-        metrics=metrics, bounds=body_bounds(chosen),
+        Edge, table=Table.of(paths), authenticator=app.state.authenticator,
+        metrics=metrics, bounds=body_bounds(chosen), limiter=app.state.limiter,
     )  # fmt: skip
     return app
 
@@ -220,7 +235,7 @@ def desk(
     """Serve a home's files, jobs and batches, and what `served` resolves."""
     registry = Registry.open(home)
     made = Keys(registry.database)
-    keys = {project: made.create(project)[1] for project in ("ours", "theirs")}
+    keys = {project: made.create(project, scopes=ALL)[1] for project in ("ours", "theirs")}
     app = make_app(registry, Settings(**settings), stand_in, served)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
@@ -232,7 +247,7 @@ def desk(
             assert thread.is_alive()
         yield Desk(
             registry, app.state.modiste.cabinet, f"http://127.0.0.1:{port}", keys,
-            app.state.modiste.metrics,
+            app.state.modiste.metrics, app.state.authenticator, app.state.limiter,
         )  # fmt: skip
     finally:
         server.should_exit = True

@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
+from adapters import connect
+from adapters.connect import Database
+from adapters.database_url import parse_database_url
 from adapters.errors import AdapterError, InvalidInput, StoreFailed
 from adapters.registry import Registry
 from service.auth import Authenticator
 from service.cli import app
 from service.errors import Unauthenticated
-from service.keys import PREFIX, Key, Keys
+from service.keys import PREFIX, Key, Keys, digest
+from service.limiting.limits import LIMITS, NO_LIMITS, Limits
+from service.projects import Projects
+from service.scopes import ADMIN, ALL, DEFAULT, INFER, TRAIN
 
 
 @pytest.fixture
@@ -141,6 +149,67 @@ def test_keys_made_later_are_noticed_and_stay_known_while_the_database_is_away(
     assert authenticator.caller(f"Bearer {later}").project == "other"
 
 
+def test_keys_from_before_there_were_scopes_may_do_all_that_they_could(
+    tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    url = Registry.open(tmp_path).database.engine.url
+    if database == "postgresql":
+        url = parse_database_url(request.getfixturevalue("postgres").empty())
+    else:
+        url = url.set(database=str(tmp_path / "old.db"))
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(connect.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        connection.execute(text("INSERT INTO projects VALUES ('team', '2026-01-01 00:00:00')"))
+        connection.execute(
+            text(
+                "INSERT INTO api_keys (id, digest, project, name, created)"
+                " VALUES ('key_abcdefghijkl', :digest, 'team', '', '2026-01-01 00:00:00')"
+            ),
+            {"digest": digest("an-old-secret")},
+        )
+    engine.dispose()
+
+    keys = Keys(Database(connect.open_database(url)))
+    assert caller(keys, "an-old-secret").scopes == ALL
+    assert keys.all("team")[0].limits == NO_LIMITS
+    assert keys.create("team")[0].scopes == DEFAULT
+
+
+def test_a_key_has_the_scopes_that_it_was_made_with(keys: Keys) -> None:
+    assert caller(keys, keys.create("team")[1]).scopes == DEFAULT == INFER | TRAIN
+    assert caller(keys, keys.create("team", scopes=ADMIN)[1]).scopes == ADMIN
+    assert Authenticator(["a-key-of-sixteen-characters"]).caller(
+        "Bearer a-key-of-sixteen-characters"
+    ).scopes == ALL  # fmt: skip
+    with pytest.raises(InvalidInput, match="no scope"):
+        keys.create("team", scopes=frozenset())
+
+
+def test_a_scope_that_only_a_newer_program_knows_opens_nothing(
+    keys: Keys, registry: Registry
+) -> None:
+    _, secret = keys.create("team", scopes=INFER)
+    with registry.database.write() as session:
+        session.execute(text("UPDATE api_keys SET scopes = 'infer billing'"))
+    assert caller(keys, secret).scopes == INFER
+
+
+def test_limits_are_changed_one_by_one(keys: Keys) -> None:
+    key, _ = keys.create("team", limits=Limits(10, 20))
+    assert keys.limited() == {key.id: Limits(10, 20)}
+    assert keys.limit(key.id, {"tokens_per_minute": None, "concurrent": 3}).limits == Limits(
+        10, None, 3
+    )
+    keys.limit(key.id, dict.fromkeys(LIMITS))
+    assert keys.limited() == {}
+    with pytest.raises(InvalidInput, match="no key"):
+        keys.limit("key_000000000000", {"concurrent": 1})
+
+
 class TestTheCommand:
     def run(self, home: Path, *arguments: str) -> Any:
         return CliRunner().invoke(app, ["keys", *arguments, "--home", str(home)])
@@ -163,8 +232,62 @@ class TestTheCommand:
     def test_an_empty_list_says_what_to_do(self, tmp_path: Path) -> None:
         assert "modiste keys create" in self.run(tmp_path, "list").stdout
 
+    def test_scopes_and_limits_are_given_listed_and_changed(self, tmp_path: Path) -> None:
+        self.run(
+            tmp_path, "create", "--scope", "infer", "--scope", "admin",
+            "--requests-per-minute", "100", "--concurrent", "none",
+        )  # fmt: skip
+
+        def listed() -> dict[str, Any]:
+            (one,) = json.loads(self.run(tmp_path, "list", "--json").stdout)
+            return dict(one)
+
+        one = listed()
+        assert one["scopes"] == ["infer", "admin"]
+        assert one["limits"] == {
+            "requests_per_minute": 100, "tokens_per_minute": "default", "concurrent": "none"
+        }  # fmt: skip
+        changed = self.run(tmp_path, "limit", one["id"], "--tokens-per-minute=5000")
+        assert "100 requests/min, 5,000 tokens/min" in changed.stdout
+        self.run(tmp_path, "limit", one["id"], "--requests-per-minute=default")
+        assert listed()["limits"]["requests_per_minute"] == "default"
+        assert listed()["limits"]["tokens_per_minute"] == 5000
+
+    @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "", "9" * 20, "١"])
+    def test_a_limit_that_is_none_is_refused(self, tmp_path: Path, value: str) -> None:
+        done = self.run(tmp_path, "create", f"--requests-per-minute={value}")
+        assert (done.exit_code, "is no limit" in done.output) == (2, True)
+        assert Keys(Registry.open(tmp_path).database).all() == []
+
+    def test_an_unknown_scope_or_no_limit_is_refused(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, "create", "--scope", "root").exit_code == 2
+        done = self.run(tmp_path, "limit", "key_000000000000")
+        assert (done.exit_code, "no limit is given" in done.output) == (2, True)
+
     @pytest.mark.parametrize("span", ["90", "d", "1w", "-1d", "0d"])
     def test_a_span_that_is_none_is_refused(self, tmp_path: Path, span: str) -> None:
         done = self.run(tmp_path, "create", f"--expires={span}")
         assert done.exit_code == 2 or isinstance(done.exception, AdapterError)
         assert Keys(Registry.open(tmp_path).database).all() == []
+
+
+class TestProjects:
+    def run(self, home: Path, *arguments: str) -> Any:
+        return CliRunner().invoke(app, ["projects", *arguments, "--home", str(home)])
+
+    def test_a_projects_limits_are_set_and_listed(self, tmp_path: Path) -> None:
+        assert "modiste keys create" in self.run(tmp_path, "list").stdout
+        Keys(Registry.open(tmp_path).database).create("team")
+        said = self.run(tmp_path, "limit", "team", "--tokens-per-minute", "1000", "--json")
+        assert json.loads(said.stdout)["limits"]["tokens_per_minute"] == 1000
+        (one,) = json.loads(self.run(tmp_path, "list", "--json").stdout)
+        assert (one["name"], one["keys"]) == ("team", 1)
+        assert one["limits"]["tokens_per_minute"] == 1000
+        assert "1,000" in self.run(tmp_path, "list").stdout
+
+    def test_the_default_project_may_be_limited_before_it_has_a_key(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, "limit", "default", "--concurrent=4").exit_code == 0
+        projects = Projects(Registry.open(tmp_path).database)
+        assert projects.limited() == {"default": Limits(concurrent=4)}
+        with pytest.raises(InvalidInput, match="no project 'other'"):
+            projects.limit("other", {"concurrent": 4})

@@ -23,7 +23,7 @@ def away(*_: Any, **__: Any) -> Any:
 
 def results(stage: Stage) -> list[Any]:
     files, _ = stage.worker.files.page(
-        "ours", purpose="fine-tune-results", after=None, limit=100, rising=True
+        "ours", purposes=["fine-tune-results"], after=None, limit=100, rising=True
     )
     return files
 
