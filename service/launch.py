@@ -1,6 +1,5 @@
 """From settings to vLLM's own server: its arguments, its environment, and its start."""
 
-import logging
 import os
 import socket
 from argparse import Namespace
@@ -9,12 +8,13 @@ from collections.abc import Sequence
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
 from adapters.registry import Registry
-from service import forked
+from service import forked, logs
 from service.auth import Authenticator
 from service.capacity import Capacity, device_bytes, memory_bytes
 from service.capacity import plan as plan_capacity
 from service.engine_plugin import on_cpu
 from service.keys import Keys
+from service.redaction import Secrets
 from service.settings import Settings, SettingsError
 
 INSPECTOR = "service.inspector.Inspector"
@@ -177,19 +177,11 @@ def serve(settings: Settings, registry: Registry) -> None:
     authenticator = Authenticator(settings.keys(), Keys(registry.database))
     if found := problems(settings, base, keys=authenticator.asks_for_keys):
         raise SettingsError(found)
+    secrets = Secrets(logs.known_secrets(environment, settings))
     os.environ.update(vllm_environment(settings))
-    _log(settings.log_level)
+    os.environ.update(logs.vllm_environment(settings.log_format))
+    logs.begin(settings.log_format, settings.log_level, secrets)
     _run(settings, registry, base, authenticator, environment)
-
-
-def _log(level: str) -> None:
-    """Our own lines, beside vLLM's; the root logger stays as it is."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger = logging.getLogger("modiste")
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
 
 
 def _run(
