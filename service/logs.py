@@ -37,7 +37,7 @@ _PLACES = ("_FILE", "_PATH", "_DIR", "_URL")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _LONGEST_NAME = 200
 
-access = logging.getLogger("modiste.access")
+requests = logging.getLogger("modiste.requests")
 
 
 def known_secrets(environment: Mapping[str, str], settings: Settings | None = None) -> set[str]:
@@ -129,12 +129,12 @@ class AccessLog:
         # a batch has a line for each of its own in its files
         quiet = record.route in QUIET or record.priority != PRIORITY_INTERACTIVE
         level = logging.DEBUG if quiet else logging.INFO
-        if not access.isEnabledFor(level):
+        if not requests.isEnabledFor(level):
             return
         fields = fields_of(record)
         if self._text is not None and record.task and record.body:
             fields["request"] = self._text(bytes(record.body))
-        access.log(
+        requests.log(
             level, "%s %s %d", record.method, record.route, record.status, extra={"fields": fields}
         )
 

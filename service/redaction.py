@@ -17,21 +17,21 @@ MOST_ITEMS = 50
 LEAST_SECRET = 8
 """Characters; a shorter one would be found in words that are none."""
 
+_HINTS = (
+    "-----begin", "eyj", "bearer", "basic", "://", "sk-", "pk-", "rk-", "ghp_", "gho_", "ghu_",
+    "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "akia", "asia", "aiza", "hf_", "passw",
+    "secret", "api", "access", "private", "auth", "refresh",
+)  # fmt: skip
+"""Each match of the following has one of these in it, whatever its case; most lines have none."""
 _SECRETS = (
     (
-        ("-----begin",),
         re.compile(r"(?s)-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END[^-]{0,60}-----|\Z)"),
         "[PRIVATE_KEY]",
     ),
-    (("eyj",), re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), "[TOKEN]"),
+    (re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), "[TOKEN]"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 [SECRET]"),
+    (re.compile(r"://[^\s/@]{0,100}:[^\s@]{1,200}@"), "://[SECRET]@"),
     (
-        ("bearer", "basic"),
-        re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"),
-        r"\1 [SECRET]",
-    ),
-    (("://",), re.compile(r"://[^\s/@]{0,100}:[^\s@]{1,200}@"), "://[SECRET]@"),
-    (
-        ("sk-", "pk-", "rk-", "gh", "glpat-", "xox", "akia", "asia", "aiza", "hf_"),
         re.compile(
             r"(?<![A-Za-z0-9])(?:"
             r"(?:sk|pk|rk)-[\w-]{16,}|gh[pousr]_\w{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|"
@@ -40,7 +40,6 @@ _SECRETS = (
         "[SECRET]",
     ),
     (
-        ("passw", "secret", "api", "key", "auth", "access", "refresh"),
         re.compile(
             r"(?i)(passwor[dt]|passwd|secret|api[_-]?key|access[_-]?key|private[_-]?key|"
             r"(?:access|auth|refresh|api)[_-]?token)([\w-]{0,40}[\"']?\s{0,3}[:=]\s{0,3}[\"']?)"
@@ -49,8 +48,6 @@ _SECRETS = (
         r"\1\2[SECRET]",
     ),
 )
-"""What is in each of its matches in lower case, since most lines have none; the pattern; what
-stands in its place."""
 _PERSONAL = (
     (re.compile(r"(?<![\w.%+-])[\w.%+-]+@(?:[\w-]+\.)+\w{2,}"), "[EMAIL]"),
     (re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?!\w)"), "[IBAN]"),
@@ -59,6 +56,12 @@ _PERSONAL = (
     # cards, telephones, and numbers by which somebody is known
     (re.compile(r"(?<!\w)\+?\(?\d(?:[ ()./-]{0,2}\d){7,24}(?!\w)"), "[NUMBER]"),
 )
+
+
+def _without_forms(text: str) -> str:
+    for pattern, placeholder in _SECRETS:
+        text = pattern.sub(placeholder, text)
+    return text
 
 
 class Secrets:
@@ -75,9 +78,9 @@ class Secrets:
         if self._known is not None:
             text = self._known.sub("[SECRET]", text)
         lowered = text.lower()
-        for hints, pattern, placeholder in _SECRETS:
-            if any(hint in lowered for hint in hints):
-                text = pattern.sub(placeholder, text)
+        for hint in _HINTS:
+            if hint in lowered:
+                return _without_forms(text)
         return text
 
     def redact(self, text: str) -> str:

@@ -115,10 +115,10 @@ def find(database: Database, now: datetime | None = None) -> Found:
         by_batch = session.execute(select(BatchRow.status, count).group_by(BatchRow.status)).all()
         going = session.scalars(select(BatchRow).where(BatchRow.status.in_(batches.AT_WORK))).all()
     return Found(
-        jobs={status: number for status, number in by_job},
+        jobs=dict(by_job),
         oldest_queued_s=0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()),
         unattended_jobs=unattended or 0,
-        batches={status: number for status, number in by_batch},
+        batches=dict(by_batch),
         open_lines=sum(_open_lines(batch) for batch in going),
         late_batches=sum(_is_late(batch, now) for batch in going),
     )

@@ -55,14 +55,14 @@ def finished(**more: Any) -> Record:
 
 
 def test_a_requests_line_says_who_asked_what_and_how_long_it_took() -> None:
-    with lines_of("modiste.access", JsonLines()) as said:
+    with lines_of("modiste.requests", JsonLines()) as said:
         AccessLog().observe(finished())
     line = json.loads(said.getvalue())
 
     assert line.pop("total_ms") > 0
     assert line.pop("time").endswith("Z")
     assert line == {
-        "level": "info", "logger": "modiste.access", "message": "POST /v1/generate 200",
+        "level": "info", "logger": "modiste.requests", "message": "POST /v1/generate 200",
         "request_id": "r1", "caller": "key_1",
         "project": "ours", "method": "POST", "route": "/v1/generate", "task": "generate",
         "model_asked": "one@production", "model": "one@3", "status": 200, "queued_ms": 200.0,
@@ -72,11 +72,11 @@ def test_a_requests_line_says_who_asked_what_and_how_long_it_took() -> None:
 
 
 def test_text_says_the_same() -> None:
-    with lines_of("modiste.access", TextLines(Secrets())) as said:
+    with lines_of("modiste.requests", TextLines(Secrets())) as said:
         AccessLog().observe(finished())
     (line,) = said.getvalue().splitlines()
 
-    assert " INFO modiste.access POST /v1/generate 200 request_id=r1 caller=key_1 " in line
+    assert " INFO modiste.requests POST /v1/generate 200 request_id=r1 caller=key_1 " in line
     assert line.endswith("completion_tokens=3 finish_reason=stop,length")
 
 
@@ -103,7 +103,7 @@ def test_a_refused_request_has_its_code_and_no_tokens() -> None:
     ],
 )
 def test_probes_and_lines_of_batches_are_for_debugging(record: Record) -> None:
-    with lines_of("modiste.access", JsonLines()) as said:
+    with lines_of("modiste.requests", JsonLines()) as said:
         AccessLog().observe(record)
     assert json.loads(said.getvalue())["level"] == "debug"
 
@@ -119,7 +119,7 @@ def test_the_callers_trace_is_named() -> None:
 def test_text_is_there_only_where_it_is_asked_for_and_then_redacted() -> None:
     record = finished()
     record.body = bytearray(b'{"prompt": "write to bob@example.com"}')
-    with lines_of("modiste.access", JsonLines()) as said:
+    with lines_of("modiste.requests", JsonLines()) as said:
         AccessLog().observe(record)
         AccessLog(Secrets().of_request).observe(record)
     without, with_text = said.getvalue().splitlines()
@@ -133,9 +133,9 @@ def test_text_is_there_only_where_it_is_asked_for_and_then_redacted() -> None:
 def test_what_a_caller_wrote_makes_no_line_and_no_field(kind: logs.LogFormat) -> None:
     record = finished()
     record.asked = "x\n2026-01-01 ERROR modiste forged\u2028 status=500\x1b[31m"
-    with lines_of("modiste.access", logs.formatter(kind, Secrets())) as said:
+    with lines_of("modiste.requests", logs.formatter(kind, Secrets())) as said:
         AccessLog().observe(record)
-        logging.getLogger("modiste.access").warning("no model %s", record.asked)
+        logging.getLogger("modiste.requests").warning("no model %s", record.asked)
     first, *rest = said.getvalue().split("\n")
 
     assert len(rest) == 2
