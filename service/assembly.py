@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version as installed
 from typing import Any, Protocol
 
 from prometheus_client import REGISTRY
@@ -29,13 +30,17 @@ from service.jobs.queue import Jobs
 from service.keys import Keys
 from service.limiting.limiter import Limiter
 from service.limiting.limits import Defaults
+from service.logs import AccessLog, known_secrets
 from service.models import Models
 from service.readiness import Readiness
 from service.record import Record
+from service.redaction import Secrets
 from service.residency import AdapterEngine, Limits, Residency, ServedNames
 from service.routes.files import Cabinet
 from service.settings import Settings
+from service.survey import Survey
 from service.telemetry import Metrics
+from service.tracing import Tracing, otlp_exporter
 from service.traffic import Traffic
 from service.trials import Observer
 from service.usage import Ledger, Usage
@@ -123,7 +128,7 @@ def assemble(
         app: where lines of batches are asked.
     """
     settings, registry = plan.settings, plan.registry
-    metrics = Metrics(REGISTRY)
+    metrics = Metrics(REGISTRY, settings.metrics_versions)
     residency = Residency(engine, registry, served, plan.limits(), metrics)
     models = Models(registry, residency, plan.base)
     cabinet = Cabinet.open(registry, settings.max_file_bytes)
@@ -163,10 +168,18 @@ def assemble(
         cabinet.keep_expiring(),
         ledger.run(),
         limiter.run(),
+        Survey(registry.database, registry.home.root, metrics, residency.labels).run(),
         _after(models.caught_up, run_batches(bench)),
     ]
     if worker is not None:
         works.append(worker.run(models.caught_up))
+    metrics.server.build.labels(installed("modiste"), installed("vllm"), plan.base.name).set(1)
+    metrics.server.version_places.set(plan.capacity.places)
+    metrics.server.follow(
+        ready=lambda: readiness.ready,
+        engine_up=lambda: not engine.dead,
+        aliases_not_served=lambda: len(models.failures()),
+    )
     return Server(
         settings=settings,
         registry=registry,
@@ -181,12 +194,25 @@ def assemble(
         batches=batches,
         usage=Usage(registry.database),
         limiter=limiter,
-        watchers=(observer.observe, ledger.observe),
+        watchers=(observer.observe, ledger.observe, *_tellers(plan, residency.leasing.server)),
         worker=worker,
         ending=ending,
         readiness=readiness,
         background=tuple(asyncio.create_task(work) for work in works),
     )
+
+
+def _tellers(plan: Plan, server: str) -> list[Callable[[Record], None]]:
+    """Who tell of each request: in a trace, then in the log, which names the trace."""
+    settings, tellers = plan.settings, list[Callable[[Record], None]]()
+    if settings.otlp_endpoint is not None:
+        exporter = otlp_exporter(settings.otlp_endpoint)
+        tellers.append(Tracing(exporter, settings.trace_ratio, server).observe)
+    if settings.log_requests:
+        secrets = Secrets(known_secrets(plan.environment, settings))
+        text = secrets.of_request if settings.log_request_text else None
+        tellers.append(AccessLog(text).observe)
+    return tellers
 
 
 async def _after(ready: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

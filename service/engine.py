@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 from uuid import uuid4
 
@@ -33,6 +32,7 @@ from adapters.errors import ProofFailed, StoreFailed
 from adapters.prompt import PromptTemplate, Renderer, TaskInput, Tokenizer
 from service.errors import BadRequest, EngineFailed, EngineStopped, error_response, from_service
 from service.inspector import Inspection, together
+from service.metering import Meter
 from service.models import Resolved
 from service.record import PRIORITY_INTERACTIVE, PRIORITY_PROOF, current_record
 from service.traffic import Traffic
@@ -124,26 +124,16 @@ class MeteredClient:
                 yield output
             return
         adapter = getattr(kwargs.get("lora_request"), "lora_name", None)
-        prompted, written = False, dict[int, int]()
         kind = getattr(args[1] if len(args) > 1 else None, "output_kind", None)
         async with self.traffic.passing(record, adapter), contextlib.aclosing(outputs):
+            meter = Meter(
+                record,
+                deltas=kind is RequestOutputKind.DELTA,
+                whole=kind is RequestOutputKind.FINAL_ONLY,
+            )
             try:
                 async for output in outputs:
-                    if record.first_token is None and output.outputs:
-                        record.first_token = perf_counter()
-                    if not prompted and output.prompt_token_ids:
-                        record.prompt_tokens += len(output.prompt_token_ids)
-                        record.cached_tokens += output.num_cached_tokens or 0
-                        prompted = True
-                    for choice in output.outputs:  # as they come: a caller may go away in between
-                        new = len(choice.token_ids)
-                        if kind is not RequestOutputKind.DELTA:
-                            before = written.get(choice.index, 0)
-                            written[choice.index], new = new, new - before
-                        record.completion_tokens += new
-                        # of a request that the engine refuses as it ends, or lets go of
-                        record.aborted |= choice.finish_reason == "abort"
-                    record.answered |= output.finished
+                    meter.count(output)
                     yield output
             except Exception as error:
                 record.failed = True

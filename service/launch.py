@@ -13,7 +13,7 @@ from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
 from adapters.home import Home
 from adapters.registry import Registry
-from service import forked
+from service import forked, logs
 from service.auth import Authenticator
 from service.capacity import Capacity, device_bytes, memory_bytes
 from service.capacity import plan as plan_capacity
@@ -21,6 +21,7 @@ from service.ending import EndedByItself, Outcome
 from service.engine_plugin import on_cpu
 from service.files import INCOMING
 from service.keys import Keys
+from service.redaction import Secrets
 from service.settings import Settings, SettingsError
 
 logger = logging.getLogger("modiste.launch")
@@ -220,22 +221,14 @@ def serve(settings: Settings, registry: Registry) -> None:
     environment = dict(os.environ)  # of the worker: without what vLLM is told
     base = registry.base(settings.base)
     authenticator = Authenticator(settings.keys(), Keys(registry.database))
-    _log(settings.log_level)
+    secrets = Secrets(logs.known_secrets(environment, settings))
+    logs.begin(settings.log_format, settings.log_level, secrets)
     found = problems(settings, base, keys=authenticator.asks_for_keys)
     if found := found + _home_problems(registry.home):
         raise SettingsError(found)
     os.environ.update(vllm_environment(settings))
+    os.environ.update(logs.vllm_environment(settings.log_format))
     _run(settings, registry, base, authenticator, environment)
-
-
-def _log(level: str) -> None:
-    """Our own lines, beside vLLM's; the root logger stays as it is."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger = logging.getLogger("modiste")
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
 
 
 def _run(

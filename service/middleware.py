@@ -120,13 +120,15 @@ class Edge:
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in STRIPPED]
         own: Record | None = scope.get(RECORD)
         record = own or Record(_request_id(headers), self._table.match(scope["path"]) or "unknown")
-        record.sticky_key = headers.get(STICKY, b"").decode("latin-1")
+        _note(record, scope["method"], headers)
         set_record(record)
         in_flight = self._metrics.in_flight if own is None else self._metrics.batch_lines_in_flight
         in_flight.inc()
         answer = _Answer(record, send)
         try:
-            if (refusal := self._refusal(record, scope, headers)) is not None:
+            refusal = self._refusal(record, scope, headers)
+            record.step("authenticate", record.started, outside=True)
+            if refusal is not None:
                 await from_service(refusal)(scope, receive, answer)
                 return
             bounded = _bounded(receive, self._bounds, record.route, answer)
@@ -195,6 +197,14 @@ class _Answer:
                 headers.append((b"x-modiste-receipt", self._record.model.receipt.encode()))
             message = {**message, "headers": headers}
         await self._send(message)
+
+
+def _note(record: Record, method: str, headers: dict[bytes, bytes]) -> None:
+    """What a request says besides its path and its body."""
+    record.method = method
+    record.traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+    record.tracestate = headers.get(b"tracestate", b"").decode("latin-1")
+    record.sticky_key = headers.get(STICKY, b"").decode("latin-1")
 
 
 def _bounded(receive: Receive, bounds: Bounds, route: str, answer: _Answer) -> Receive:

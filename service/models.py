@@ -26,7 +26,7 @@ from adapters.records import READY
 from adapters.registry import Registry, Version, check_ready
 from adapters.retirement import not_a_version
 from service.errors import BadRequest, ModelNotFound, NotReady, ServiceError
-from service.record import current_caller, current_record
+from service.record import current_caller, current_record, step
 from service.trials import Tried
 
 if TYPE_CHECKING:
@@ -132,20 +132,33 @@ class Models:
         Raises:
             ModelNotFound, NotReady, BadRequest, AdapterError.
         """
-        if reference is None:
-            live = self._live_for(task, source_lang, target_lang, labels)
-            version = None if live is None else self._split(live)
-        elif reference == self._base.reference:
-            version = None
-        elif not reference.strip():
-            raise BadRequest("model is empty", param="model", hint="name a model of GET /v1/models")
-        else:
-            version = await self._find(reference)
-        resolved = self._base if version is None else await self._hold(version)
         record = current_record()
+        if record is not None:
+            record.asked = reference or ""
+        with step("resolve model"):
+            version = await self._choose(reference, task, source_lang, target_lang, labels)
+            resolved = self._base if version is None else await self._hold(version)
         if record is not None:
             record.model, record.task = resolved, task
         return resolved
+
+    async def _choose(
+        self,
+        reference: str | None,
+        task: Task,
+        source_lang: str | None,
+        target_lang: str | None,
+        labels: Sequence[str] | None,
+    ) -> Version | None:
+        """The version that is asked for; None for the base."""
+        if reference is None:
+            live = self._live_for(task, source_lang, target_lang, labels)
+            return None if live is None else self._split(live)
+        if reference == self._base.reference:
+            return None
+        if not reference.strip():
+            raise BadRequest("model is empty", param="model", hint="name a model of GET /v1/models")
+        return await self._find(reference)
 
     async def _hold(self, version: Version) -> Resolved:
         try:

@@ -23,6 +23,7 @@ from service.ending import before_shutdown, end_in_time
 from service.engine import Engine, MeteredClient, engine_errors
 from service.middleware import Edge, Table
 from service.record import current_record
+from service.request_text import TextKeeper
 from service.residency import Residency
 from service.routes import (
     adapters,
@@ -93,6 +94,8 @@ class ModistePlugin:
         keep_only_our_routes(self._app)
         errors.install(self._app, engine_errors())
         self._app.middleware_stack = None  # built too early by vLLM's SageMaker bootstrap
+        if server.settings.log_requests and server.settings.log_request_text:
+            self._app.add_middleware(TextKeeper)
         self._app.add_middleware(Door, ending=server.ending)  # within the edge
         self._app.add_middleware(
             Edge,

@@ -79,6 +79,15 @@ class Readiness:
         """For as long as the server runs."""
         await asyncio.gather(self._watchdog.run(), self.database.follow())
 
+    @property
+    def ready(self) -> bool:
+        """As `check` says."""
+        try:
+            self.check()
+        except NotReady:
+            return False
+        return True
+
     def check_live(self) -> None:
         """Raises NotReady where only another start helps."""
         if self._ending.begun and not self._ending.outcome.failure:

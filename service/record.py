@@ -5,13 +5,15 @@ back, so that metrics, logs, receipts and holds on versions need no extra argume
 """
 
 from asyncio import Semaphore
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from service.metering import Pass
     from service.models import Resolved
     from service.scopes import Scope
     from service.trials import Tried
@@ -24,6 +26,20 @@ PRIORITY_INTERACTIVE, PRIORITY_BATCH, PRIORITY_PROOF = 0, 10, 100
 """In the engine, the smallest first."""
 PRIORITY_WATCHDOG = -100
 """What waits behind others says nothing of the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of answering a request, in `perf_counter` seconds."""
+
+    name: str
+    started: float
+    ended: float
+    outside: bool = False
+    """Before the request was looked at as one for a model."""
+
+
+MOST_STEPS = 64
 
 
 @dataclass(slots=True)
@@ -42,6 +58,8 @@ class Record:
     """So many of its sequences may be in the engine at once; None: all."""
     sticky_key: str = ""
     """The caller's own: equal keys are answered by the same side of a canary."""
+    asked: str = ""
+    """The model as the request names it; empty where it names none."""
     model: "Resolved | None" = None
     started: float = field(default_factory=perf_counter)
     first_token: float | None = None
@@ -49,6 +67,10 @@ class Record:
     cached_tokens: int = 0
     """Of the prompt's: read from the prefix cache."""
     completion_tokens: int = 0
+    passes: "list[Pass]" = field(default_factory=list)
+    """Of its sequences through the engine, each once it is finished."""
+    finish_reasons: list[str] = field(default_factory=list)
+    """Why its answers ended, as OpenAI names it."""
     tried: "Tried | None" = None
     """The side of a canary that the request fell to."""
     answered: bool = False
@@ -64,11 +86,26 @@ class Record:
     headers: list[tuple[str, str]] = field(default_factory=list)
     """Of its answer, beside those of the route."""
     on_end: list[Callable[[], None]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    """As they ended."""
+    method: str = "POST"
+    traceparent: str = ""
+    tracestate: str = ""
+    """The caller's own trace, as its headers have it."""
+    trace_id: str = ""
+    """In hex, where it is traced."""
+    body: bytearray | None = None
+    """As far as it is logged."""
 
     def finish(self) -> None:
         """Let go of what the request held."""
         while self.on_end:
             self.on_end.pop()()
+
+    def step(self, name: str, started: float, *, outside: bool = False) -> None:
+        """Note a part that ends now."""
+        if len(self.steps) < MOST_STEPS:
+            self.steps.append(Step(name, started, perf_counter(), outside))
 
 
 _current: ContextVar[Record | None] = ContextVar("modiste_record", default=None)
@@ -81,6 +118,17 @@ def current_record() -> Record | None:
 def set_record(record: Record) -> None:
     """For the life of the current task and those that it starts."""
     _current.set(record)
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Note how long a part of answering the current request takes, if there is one."""
+    started = perf_counter()
+    try:
+        yield
+    finally:
+        if (record := current_record()) is not None:
+            record.step(name, started)
 
 
 def current_caller() -> str:

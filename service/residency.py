@@ -30,7 +30,7 @@ from service.errors import BadRequest, NotReady
 from service.leasing import Leasing
 from service.models import Resolved
 from service.proving import ProvingEngine, prove
-from service.record import current_record
+from service.record import current_record, step
 from service.telemetry import Metrics
 
 logger = logging.getLogger("modiste.residency")
@@ -120,18 +120,24 @@ class Residency:
     def is_loaded(self, version: Version) -> bool:
         return version.digest in self._residents
 
+    # these two are read by other threads: a list is copied in one step
+
     def running(self) -> list[str]:
         """Adapters with requests in flight, by the names that clients use."""
-        return sorted({r.version.name for r in self._residents.values() if r.in_flight})
+        return sorted({r.version.name for r in self.residents() if r.in_flight})
 
     def waiting(self) -> list[str]:
         """Adapters whose version is being loaded."""
-        return sorted({task.get_name() for task in self._loading.values()})
+        return sorted({task.get_name() for task in list(self._loading.values())})
 
     def keep(self, versions: Iterable[Version]) -> None:
         """These versions are live: never unload them to make room."""
         self._live = frozenset(version.digest for version in versions)
         self._changed.set()
+
+    def labels(self) -> set[tuple[str, str]]:
+        """Of what is loaded, as metrics have them."""
+        return {r.resolved.labels_of_metrics for r in self.residents()}
 
     def digests(self) -> list[str]:
         """Of what is loaded or about to be."""
@@ -147,7 +153,8 @@ class Residency:
         deadline = monotonic() + self._limits.room_wait_s
         while resident is None or resident.leaving:
             if resident is None:
-                await self.ensure(version)
+                with step("load version"):
+                    await self.ensure(version)
             else:
                 await self._wait_for_change(deadline, f"{version.reference} is being unloaded")
             # another load may have taken its place before this task ran again

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -200,6 +201,28 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="what is logged"
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="lines of the log: text, or json: one object a line"
+    )
+    log_requests: bool = Field(default=True, description="log one line for each request")
+    log_request_text: bool = Field(
+        default=False,
+        description="log what requests for answers say, without secrets and personal data",
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="send traces to this OpenTelemetry collector, such as http://HOST:4318; "
+        "none: no traces",
+    )
+    trace_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="share of requests that are traced on our own account"
+    )
+    metrics_versions: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="versions of adapters that metrics tell apart; the rest counts as `other`",
+    )
     vllm_args: list[str] = Field(default=[], description="more arguments for `vllm serve`")
 
     @field_validator("max_lora_rank")
@@ -232,6 +255,19 @@ class Settings(BaseModel):
     def _long_keys(cls, value: list[str]) -> list[str]:
         if any(len(key) < 16 for key in value):
             raise ValueError("an API key has 16 characters or more")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector_without_secrets(cls, value: str | None) -> str | None:
+        if value is not None:
+            url = urlsplit(value)
+            if url.scheme not in ("http", "https") or not url.hostname:
+                raise ValueError("must be a URL such as http://HOST:4318 (OTLP over HTTP)")
+            if url.username or url.password or url.query or url.fragment:
+                raise ValueError(
+                    "must have neither credentials nor a query; set OTEL_EXPORTER_OTLP_HEADERS"
+                )
         return value
 
     @field_validator("store_url", "files_url")

@@ -1,19 +1,30 @@
 """Every metric of ours, in one table; vLLM's own stand beside them in `/metrics`."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.record import PRIORITY_INTERACTIVE
+from service.series import Pair, Series
 
 if TYPE_CHECKING:
     from service.record import Record
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 MODEL_LABELS = ("route", "task", "adapter", "version")
 
 
@@ -27,10 +38,17 @@ class ResidencyView(Protocol):
 
 
 class Metrics:
-    """The metrics of one server process."""
+    """The metrics of one server process.
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self.registry = registry
+    Args:
+        versions: so many have series of their own.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY, versions: int = 100) -> None:
+        self.registry, self.series = registry, Series(versions)
+        self.server, self.platform = ServerGauges(registry), PlatformGauges(registry)
+        # its own: others may be held up by a database that is away
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self.requests = Counter(
             "modiste_requests", "Requests answered.", (*MODEL_LABELS, "status"), registry=registry
         )
@@ -49,6 +67,15 @@ class Metrics:
         self.tokens = Counter(
             "modiste_tokens", "Tokens read and written.", (*MODEL_LABELS, "direction"),
             registry=registry,
+        )  # fmt: skip
+        self.cached_tokens = Counter(
+            "modiste_cached_tokens", "Tokens of prompts that the prefix cache had.", MODEL_LABELS,
+            registry=registry,
+        )  # fmt: skip
+        self.between_tokens = Histogram(
+            "modiste_time_between_tokens_seconds",
+            "Mean time between the tokens of an answer, one for each sequence.",
+            MODEL_LABELS, buckets=TOKEN_SECONDS, registry=registry,
         )  # fmt: skip
         self.batch_lines = Counter(
             "modiste_batch_lines", "Lines of batches answered, by outcome.", ("outcome",),
@@ -97,19 +124,111 @@ class Metrics:
 
     def observe(self, record: "Record") -> None:
         """Count one finished request. Unknown models have no labels of their own."""
-        adapter, version = ("", "") if record.model is None else record.model.labels_of_metrics
-        labels = (record.route, record.task, adapter, version)
+        model = ("", "") if record.model is None else record.model.labels_of_metrics
+        labels = (record.route, record.task, *self.series.labels(*model))
         self.requests.labels(*labels, str(record.status)).inc()
         if record.error_code is not None:
             self.errors.labels(record.route, record.error_code).inc()
         if record.task:
             self.tokens.labels(*labels, "in").inc(record.prompt_tokens)
             self.tokens.labels(*labels, "out").inc(record.completion_tokens)
+            self.cached_tokens.labels(*labels).inc(record.cached_tokens)
         if not record.task or record.priority != PRIORITY_INTERACTIVE:
             return  # nobody waits for a line of a batch
         self.duration.labels(*labels).observe(perf_counter() - record.started)
         if record.first_token is not None:
             self.first_token.labels(*labels).observe(record.first_token - record.started)
+        between = self.between_tokens.labels(*labels)
+        for one in record.passes:
+            if (mean := one.between_tokens_s) is not None:
+                between.observe(mean)
+
+    async def page(self) -> bytes:
+        """All metrics as text; written in a thread, since streams must not wait for that."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writing, generate_latest, self.registry)
+
+    def sweep(self, loaded: Collection[Pair]) -> None:
+        """Remove the series of versions that are long unused.
+
+        Args:
+            loaded: versions in the engine, by their labels.
+        """
+        for adapter, version in self.series.sweep(loaded):
+            gone = {"adapter": adapter, "version": version}
+            for metric in (
+                self.requests, self.first_token, self.duration, self.tokens, self.cached_tokens,
+                self.between_tokens,
+            ):  # fmt: skip
+                metric.remove_by_labels(gone)
+
+
+class ServerGauges:
+    """What this server is and how it stands; read from its memory as it is scraped."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.build = Gauge(
+            "modiste_build_info", "Always 1; the labels say what runs.",
+            ("version", "vllm", "base"), registry=registry,
+        )  # fmt: skip
+        self.ready = Gauge(
+            "modiste_ready", "1 while the server takes requests: live adapters are proved, "
+            "the engine runs, and no shutdown has begun.", registry=registry,
+        )  # fmt: skip
+        self.engine_up = Gauge(
+            "modiste_engine_up", "0 once the engine has stopped.", registry=registry
+        )
+        self.aliases_not_served = Gauge(
+            "modiste_aliases_not_served", "Aliases whose version could not be loaded and proved.",
+            registry=registry,
+        )  # fmt: skip
+        self.version_places = Gauge(
+            "modiste_version_places", "Versions that may be loaded at once.", registry=registry
+        )
+
+    def follow(self, **reads: Callable[[], float]) -> None:
+        """Read gauges, named as here, by functions that wait for nothing."""
+        for name, read in reads.items():
+            getattr(self, name).set_function(read)
+
+
+class PlatformGauges:
+    """What all servers on one database share, and this one's disk; looked up now and then."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.database_up = Gauge(
+            "modiste_database_up", "1 while the database can be used.", registry=registry
+        )
+        self.jobs = Gauge(
+            "modiste_jobs", "Fine-tuning jobs in the database, by status.", ("status",),
+            registry=registry,
+        )  # fmt: skip
+        self.oldest_queued_job = Gauge(
+            "modiste_oldest_queued_job_age_seconds",
+            "How long the oldest queued job has waited; 0 where none waits.", registry=registry,
+        )  # fmt: skip
+        self.unattended_jobs = Gauge(
+            "modiste_unattended_jobs", "Jobs at work whose worker gives no sign of life.",
+            registry=registry,
+        )  # fmt: skip
+        self.batches = Gauge(
+            "modiste_batches", "Batches in the database, by status.", ("status",),
+            registry=registry,
+        )  # fmt: skip
+        self.open_batch_lines = Gauge(
+            "modiste_open_batch_lines", "Lines of batches at work without an answer yet.",
+            registry=registry,
+        )  # fmt: skip
+        self.late_batches = Gauge(
+            "modiste_late_batches", "Batches past half of their window that will expire before "
+            "their last line, at their pace so far.", registry=registry,
+        )  # fmt: skip
+        self.disk_free = Gauge(
+            "modiste_disk_free_bytes", "Left on the disk of the home folder.", registry=registry
+        )
+        self.disk_size = Gauge(
+            "modiste_disk_size_bytes", "Size of the disk of the home folder.", registry=registry
+        )
 
 
 class RoutingCollector(Collector):

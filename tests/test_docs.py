@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from adapters.compatibility import PLAIN_STARTS, REFUSED
@@ -16,7 +15,7 @@ from finetune.sweep_config import Sweep
 from service.cli import app
 from service.errors import ServiceError
 from service.settings import Settings
-from service.telemetry import Metrics
+from tests.metrics import exported
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,13 +41,17 @@ def test_every_key_of_a_recipe_on_training_and_sweeps_is_documented(part: type[B
         assert re.search(rf"\| `{key}` \|.*{re.escape(field.description)}", REFERENCE), key
 
 
-def test_every_metric_is_documented() -> None:
-    registry = CollectorRegistry()
-    Metrics(registry)
+def test_the_table_of_metrics_is_the_codes() -> None:
+    table = REFERENCE[REFERENCE.index("## Metrics") : REFERENCE.index("## Error codes")]
+    rows = re.findall(r"^\| `([a-z_:]+)` \| (.*?) \| (.*) \|$", table, re.MULTILINE)
+    told = {
+        # values may stand behind the last label's name
+        name: (set() if labels == "—" else set(labels.partition(":")[0].split(", ")), what)
+        for name, labels, what in rows
+    }
 
-    for family in registry.collect():
-        name = family.name + ("_total" if family.type == "counter" else "")
-        assert f"| `{name}` |" in REFERENCE
+    assert told == {metric.name: (set(metric.labels), metric.help) for metric in exported()}
+    assert len(rows) == len(told)
 
 
 def test_every_command_is_documented() -> None:

@@ -63,6 +63,9 @@ kept for the rest of the rendering, so that the Secret and the Deployment's hash
 {{- if and .Values.database.existingSecret .Values.networkPolicy.enabled (not .Values.networkPolicy.egress) }}
 {{- fail "database.existingSecret is set and networkPolicy.egress is empty: the pods could not reach the database. Let it out, and the cluster's DNS." }}
 {{- end }}
+{{- if and .Values.settings.otlp_endpoint .Values.networkPolicy.enabled (not .Values.networkPolicy.egress) }}
+{{- fail "settings.otlp_endpoint is set and networkPolicy.egress is empty: the pods could not reach the collector. Let it out, and the cluster's DNS." }}
+{{- end }}
 {{- if gt (int .Values.replicas) 1 }}
 {{- if not .Values.persistence.enabled }}
 {{- fail "replicas is above 1 and persistence.enabled is false: each pod would have versions and aliases of its own." }}

@@ -18,6 +18,10 @@
 {{ include "modiste.fullname" . }}-config
 {{- end }}
 
+{{- define "modiste.dashboardName" -}}
+{{ include "modiste.fullname" . }}-dashboard
+{{- end }}
+
 {{- define "modiste.secretName" -}}
 {{- default (printf "%s-keys" (include "modiste.fullname" .)) .Values.auth.existingSecret }}
 {{- end }}

@@ -62,6 +62,7 @@ class EmbeddedWorker:
         command = [
             sys.executable, "-m", "service.jobs.worker", "--home", str(home),
             "--jobs", str(settings.worker_jobs), "--log-level", settings.log_level,
+            "--log-format", settings.log_format,
             "--grace-s", str(grace_s - GIVE_BACK_S), "--parent", str(os.getpid()),
         ]  # fmt: skip
         return cls(command, {**environment, **_places(settings)}, grace_s)

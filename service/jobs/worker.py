@@ -42,6 +42,7 @@ from service.jobs.room import Lack, Memory, Need, Patience, gpu_memory, host_mem
 from service.jobs.setbacks import Setbacks
 from service.jobs.states import ENDED, FAILED, Outcome
 from service.jobs.success import Success
+from service.logs import begin_worker
 from service.uses import USES
 
 logger = logging.getLogger("modiste.worker")
@@ -351,6 +352,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ray-cpus", type=int, default=1, help="ray-jobs: cores of a trainer")
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", default="info", choices=levels)
+    parser.add_argument("--log-format", default="text", choices=("text", "json"))
     # the server's own worker ends with it, however that ends
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -358,8 +360,7 @@ def main(arguments: list[str] | None = None) -> int:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:  # it was gone by then
             return 0
-    level = options.log_level.upper()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=level)
+    begin_worker(options.log_format, options.log_level)
     if options.executor == "ray-jobs" and not options.ray_address:
         parser.error("--executor ray-jobs needs --ray-address")
     try:

@@ -4,7 +4,7 @@ from importlib.metadata import version as installed
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.documents import document
 
@@ -55,5 +55,5 @@ async def openapi(raw_request: Request) -> JSONResponse:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(raw_request: Request) -> Response:
     """Prometheus text: ours and vLLM's."""
-    registry = raw_request.app.state.modiste.metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    page = await raw_request.app.state.modiste.metrics.page()
+    return Response(page, media_type=CONTENT_TYPE_LATEST)

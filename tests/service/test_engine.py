@@ -30,7 +30,7 @@ class FakeClient:
     async def generate(self, *_args: Any, **_more: Any) -> AsyncIterator[Any]:
         for number, choices in enumerate(self.outputs, start=1):
             yield SimpleNamespace(
-                prompt_token_ids=PROMPT, num_cached_tokens=2,
+                prompt_token_ids=PROMPT, num_cached_tokens=2, metrics=None,
                 finished=number == len(self.outputs) and not self.breaks,
                 outputs=[
                     SimpleNamespace(

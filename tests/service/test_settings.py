@@ -112,3 +112,23 @@ def test_a_file_that_is_no_yaml_is_told_without_its_lines(tmp_path: Path) -> Non
     with pytest.raises(SettingsError, match="line 1: not valid YAML") as caught:
         load_settings(Home(tmp_path), {}, {})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "collector:4318",
+        "grpc://collector:4317",
+        "http://me:secret@collector",
+        "http://c?token=x",
+        "",
+    ],
+)
+def test_a_collectors_address_is_a_url_without_secrets(endpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Home(tmp_path), {"otlp_endpoint": endpoint}, {})
+
+    (problem,) = caught.value.problems
+    assert problem.startswith("otlp_endpoint: must")
+    assert "secret" not in problem
+    assert Settings(otlp_endpoint="https://collector:4318/base").otlp_endpoint is not None

@@ -232,7 +232,10 @@ def test_it_finds_what_the_server_found(tmp_path: Path) -> None:
     )  # fmt: skip
     worker = EmbeddedWorker.of(settings, tmp_path, {"MODISTE_FILES_URL": "s3://old", "A": "1"})
     line = " ".join(worker._command)
-    assert f"--home {tmp_path} --jobs 3 --log-level warning --grace-s 1.0 --parent" in line
+    assert (
+        f"--home {tmp_path} --jobs 3 --log-level warning --log-format text --grace-s 1.0 --parent"
+        in line
+    )
     assert "secret" not in line
     assert worker._environment["MODISTE_DATABASE_URL"] == "postgresql://ann:secret@db/modiste"
     assert worker._environment["MODISTE_FILES_URL"] == "s3://files/here"
