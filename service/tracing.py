@@ -10,8 +10,8 @@ from importlib.metadata import version as installed
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
-from service.middleware import PUBLIC
 from service.record import PRIORITY_INTERACTIVE, Record
+from service.scopes import PUBLIC
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

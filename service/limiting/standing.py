@@ -77,8 +77,11 @@ class Outcome:
         found = [excess for one in self.seen for excess in self._excesses(one)]
         if not found:  # a second has ended since
             one = self.seen[0]
-            what, limit = next(pair for pair in _named(one.limits) if pair[1] is not None)
-            found = [Excess(one.subject, what, limit, limit, 0.0)]
+            found = [
+                Excess(one.subject, what, limit, limit, 0.0)
+                for what, limit in _named(one.limits)
+                if limit is not None
+            ][:1]
         return max(found, key=lambda excess: excess.wait_s)
 
     def headers(self) -> list[tuple[str, str]]:
