@@ -1,6 +1,8 @@
 """The database as it is opened: gone, back, locked, newer; reads beside writes."""
 
 import socket
+import sqlite3
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -10,7 +12,7 @@ import psycopg
 import pytest
 
 from adapters import connect
-from adapters.database_url import parse_database_url, shown
+from adapters.database_url import parse_database_url, shown, sqlite_url
 from adapters.errors import StoreFailed
 from adapters.registry import Registry
 from tests.adapters.parcels import execute, registry_with
@@ -155,6 +157,19 @@ def test_tables_of_a_newer_program_are_left_alone(registry: Registry) -> None:
 
     with pytest.raises(StoreFailed, match="newer program: 9999"):
         Registry.open(registry.home.root)
+
+
+def test_a_file_that_another_process_has_to_itself_is_waited_for(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "modiste.db")
+    other = sqlite3.connect(tmp_path / "modiste.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE theirs (a)")
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.3, other.execute, ("COMMIT",))
+    timer.start()
+
+    connect.open_database(url).dispose()
+    timer.join()
+    other.close()
 
 
 def test_times_are_utc_wherever_the_database_is(
