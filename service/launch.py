@@ -243,6 +243,7 @@ def _run(
     # imported here: vllm reads the environment when it is imported
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.logger import configure_logging_from_args
 
     from service.assembly import Plan
     from service.plugin import plan
@@ -250,6 +251,8 @@ def _run(
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))
+    if settings.log_format == "json":  # for uvicorn's lines
+        configure_logging_from_args(args)
     outcome = Outcome()
     plan.set(Plan(settings, registry, base, authenticator, capacity, environment, outcome))
     uvloop.run(run_server(args, http=protocol(settings)))

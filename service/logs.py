@@ -152,11 +152,11 @@ def fields_of(record: Record) -> dict[str, Any]:
         record.prompt_tokens, record.cached_tokens, record.completion_tokens,
         ",".join(dict.fromkeys(record.finish_reasons)),
     )  # fmt: skip
-    counted = {"prompt_tokens", "cached_tokens", "completion_tokens"} if record.task else set()
+    without = ("prompt_tokens", "cached_tokens", "completion_tokens") if not record.task else ()
     return {
         name: value
         for name, value in zip(FIELDS, known, strict=True)
-        if value or name in counted or name == "status"
+        if value not in (None, "") and name not in without
     }
 
 

@@ -87,6 +87,13 @@ def test_the_fields_are_documented() -> None:
     assert [name for name in FIELDS if f"`{name}`" not in table] == []
 
 
+def test_no_wait_is_told_as_such() -> None:
+    record = finished()
+    record.passes = [Pass(record.started, record.started + 1, 0.0, 0.1, 0.8, 3)]
+
+    assert fields_of(record)["queued_ms"] == 0
+
+
 def test_a_refused_request_has_its_code_and_no_tokens() -> None:
     record = Record("r2", "/v1/generate", status=401, error_code="missing_api_key")
 
