@@ -99,17 +99,22 @@ def _component(name: str, package: Distribution) -> "Component":
         version=package.version,
         purl=address,
         bom_ref=address.to_string(),
-        description=package.metadata.get("Summary"),
+        description=_said(package, "Summary"),
         licenses=[LicenseFactory().make_from_string(licence)] if licence else None,
     )
 
 
 def _licence(package: Distribution) -> str:
     """What a package says of its licence; empty where it says nothing short."""
-    about = package.metadata
-    for said in (about.get("License-Expression"), about.get("License")):
+    for said in (_said(package, "License-Expression"), _said(package, "License")):
         if said and len(said) <= LONGEST_LICENCE and "\n" not in said and said != "UNKNOWN":
-            return str(said)
+            return said
     prefix = "License :: "
-    classes = [c for c in about.get_all("Classifier") or () if c.startswith(prefix)]
+    classes = [c for c in package.metadata.get_all("Classifier") or () if c.startswith(prefix)]
     return classes[0].rpartition(" :: ")[2] if classes else ""
+
+
+def _said(package: Distribution, name: str) -> str | None:
+    """A field of the package's metadata; the first where it has several."""
+    found = package.metadata.get_all(name)
+    return str(found[0]) if found else None
