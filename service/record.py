@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from service.admission.ticket import Ticket
     from service.models import Resolved
     from service.trials import Tried
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 RECORD = "modiste.record"
 """Key of a request's ASGI scope: the server's own requests bring their record."""
 
-PRIORITY_INTERACTIVE, PRIORITY_BATCH, PRIORITY_PROOF = 0, 10, 100
+PRIORITY_INTERACTIVE, PRIORITY_BATCH, PRIORITY_EVALUATION, PRIORITY_PROOF = 0, 10, 20, 100
 """In the engine, the smallest first."""
 
 
@@ -35,6 +36,10 @@ class Record:
     priority: int = PRIORITY_INTERACTIVE
     sequences: Semaphore | None = None
     """So many of its sequences may be in the engine at once; None: all."""
+    ticket: "Ticket | None" = None
+    """Its place in the queue before the engine, or within."""
+    queued_s: float = 0.0
+    """So long it waited there."""
     sticky_key: str = ""
     """The caller's own: equal keys are answered by the same side of a canary."""
     model: "Resolved | None" = None
