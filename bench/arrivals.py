@@ -38,7 +38,7 @@ class Outcome:
     """0: the caller hung up, or the connection broke, before there was one."""
     ttft_s: float | None = None
     end_s: float | None = None
-    """To the end of a whole answer, or of a refusal."""
+    """To the end of a whole answer, or to the refusal."""
     tokens: int = 0
 
     @property
@@ -126,13 +126,14 @@ async def _read(reader: asyncio.StreamReader, due: float, seen: dict[str, Any]) 
     head = await reader.readuntil(b"\r\n\r\n")
     seen["status"] = int(head.split(maxsplit=2)[1])
     received = bytearray()
-    while data := await reader.read(1 << 16):
-        received += data
-        if "ttft_s" not in seen and seen["status"] == 200 and TEXT.search(received):
-            seen["ttft_s"] = time.perf_counter() - due
     if seen["status"] != 200:
         seen["end_s"] = time.perf_counter() - due
-    elif b"data: [DONE]" in received and received.endswith(END):
+        return
+    while not received.endswith(END) and (data := await reader.read(1 << 16)):
+        received += data
+        if "ttft_s" not in seen and TEXT.search(received):
+            seen["ttft_s"] = time.perf_counter() - due
+    if b"data: [DONE]" in received:
         seen["end_s"] = time.perf_counter() - due
         seen["tokens"] = int((TOKENS.findall(received) or [0])[-1])
 
