@@ -31,7 +31,7 @@ WAIT_SHARE = 0.5
 """Of the time to the first token: so long callers let a request wait; the rest is the engine's."""
 QUEUES, QUEUES_SHORT = (1.0, 1.25, 1.5), (1.0, 1.25)
 """What vLLM's bound is tried with: running and waiting requests over those that run."""
-SECONDS, SECONDS_SHORT = 60.0, 20.0
+SECONDS, SECONDS_SHORT = 60.0, 15.0
 PATIENCE_S = 120.0
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 

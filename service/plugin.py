@@ -123,7 +123,7 @@ def listen(client: Any, admission: Admission) -> None:
         admission.engine_tells = True
 
 
-class Steps(AggregateStatLoggerBase):  # type: ignore[misc]  # vLLM has no types here
+class Steps(AggregateStatLoggerBase):  # type: ignore[misc]
     """vLLM's logger of figures: what the queue reads of them."""
 
     def __init__(self, admission: Admission) -> None:
