@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench import render
 
-BENCHMARKS = ("overhead", "adapters", "finetune", "platform")
+BENCHMARKS = ("overhead", "adapters", "finetune", "platform", "overload")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,6 +12,9 @@ from starlette.types import ASGIApp
 
 from adapters.bases import Base
 from adapters.registry import Registry
+from service.admission.queue import Admission
+from service.admission.queue import Limits as QueueLimits
+from service.admission.room import Room
 from service.auth import Authenticator
 from service.batches.bench import Bench
 from service.batches.gate import Gate
@@ -100,6 +103,7 @@ class Server:
     """`service.engine.Engine`."""
     models: Models
     residency: Residency
+    admission: Admission
     metrics: Metrics
     children: Children
     grammars: Grammars
@@ -118,13 +122,13 @@ class Server:
 
 
 def assemble(
-    plan: Plan, engine: MeteredEngine, served: ServedNames, sequences: int, app: ASGIApp
+    plan: Plan, engine: MeteredEngine, served: ServedNames, room: Room, app: ASGIApp
 ) -> Server:
     """Make the parts and start what runs beside requests.
 
     Args:
         served: vLLM's own table of adapters.
-        sequences: that the engine runs at once.
+        room: what the engine has for requests.
         app: where lines of batches are asked.
     """
     settings, registry = plan.settings, plan.registry
@@ -146,7 +150,10 @@ def assemble(
         children=children,
         keys=Keys(registry.database),
         gate=Gate(
-            engine.traffic, *gate_places(sequences), slots=residency.capacity, base=plan.base.name
+            engine.traffic,
+            *gate_places(room.at_once),
+            slots=residency.capacity,
+            base=plan.base.name,
         ),
         ask=partial(ask, app),
         ending=ending,
@@ -186,6 +193,7 @@ def assemble(
         engine=engine,
         models=models,
         residency=residency,
+        admission=Admission(room, queue_limits(settings), metrics, engine.traffic),
         metrics=metrics,
         children=children,
         grammars=Grammars(settings.grammar_wait_s, partial(describe, engine.client)),
@@ -213,6 +221,16 @@ def _tellers(plan: Plan, server: str) -> list[Callable[[Record], None]]:
         text = secrets.of_request if settings.log_request_text else None
         tellers.append(AccessLog(text).observe)
     return tellers
+
+
+def queue_limits(settings: Settings) -> QueueLimits:
+    return QueueLimits(
+        requests=settings.max_queued_requests,
+        tokens=settings.max_queued_tokens,
+        wait_s=settings.queue_wait_s,
+        wait_s_by_route=settings.queue_wait_s_by_route,
+        weights=settings.project_weights,
+    )
 
 
 async def _after(ready: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

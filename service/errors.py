@@ -23,7 +23,9 @@
 The body has OpenAI's shape plus `hint`. Errors of `adapters` are mapped by type.
 """
 
+import json
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -109,7 +111,22 @@ class UnsupportedMedia(ServiceError):
 
 
 class Overloaded(ServiceError):
+    """With the seconds after which to try again, and what the queue is like."""
+
     status, type, default_code, retryable = 429, "rate_limit_error", "overloaded", True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str = "",
+        code: str | None = None,
+        retry_after_s: int = 1,
+        queue: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint, code=code)
+        self.retry_after_s, self.queue = retry_after_s, queue
 
 
 class RateLimited(ServiceError):
@@ -159,7 +176,17 @@ def from_service(error: ServiceError) -> JSONResponse:
     )
     if isinstance(error, RateLimited):
         response.headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Overloaded):
+        return _with_queue(response, error)
     return response
+
+
+def _with_queue(response: JSONResponse, error: Overloaded) -> JSONResponse:
+    body = json.loads(bytes(response.body))
+    if error.queue is not None:
+        body["error"]["queue"] = error.queue
+    headers = {"retry-after": str(error.retry_after_s)}
+    return JSONResponse(body, status_code=response.status_code, headers=headers)
 
 
 def from_adapter(error: AdapterError) -> JSONResponse:

@@ -4,6 +4,7 @@ vLLM calls `attach_router` while it builds its app, and `init_state` once its en
 and handlers are there. Our routes replace vLLM's of the same path; all others go.
 """
 
+import asyncio
 from argparse import Namespace
 from contextvars import ContextVar
 from typing import Any
@@ -13,8 +14,12 @@ from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
+from vllm.v1.metrics.loggers import AggregateStatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
 from service import errors
+from service.admission.queue import Admission
+from service.admission.room import Room, Step
 from service.assembly import Plan, assemble
 from service.bounds import body_bounds
 from service.documents import ERRORS
@@ -82,7 +87,7 @@ class ModistePlugin:
             self._plan,
             Engine(engine_client, engine_client.renderer.get_tokenizer()),
             state.openai_serving_models,
-            engine_client.vllm_config.scheduler_config.max_num_seqs,
+            engine_room(engine_client, self._plan.settings.max_running_sequences),
             self._app,
         )
         state.modiste = server
@@ -91,6 +96,7 @@ class ModistePlugin:
         _meter_handlers(state, server.engine.client)
         _name_answers(state.openai_serving_models)
         _replace_lora_gauge(engine_client, server.residency)
+        listen(engine_client, server.admission)
         keep_only_our_routes(self._app)
         errors.install(self._app, engine_errors())
         self._app.middleware_stack = None  # built too early by vLLM's SageMaker bootstrap
@@ -106,6 +112,46 @@ class ModistePlugin:
             watchers=server.watchers,
             limiter=server.limiter,
         )
+
+
+def engine_room(client: Any, most: int | None) -> Room:
+    """The engine's places, as it was started."""
+    config = client.vllm_config
+    return Room(
+        config.scheduler_config.max_num_seqs, config.cache_config.kv_cache_size_tokens, most
+    )
+
+
+def listen(client: Any, admission: Admission) -> None:
+    """Let the queue hear of every step of the engine, unless its figures are off."""
+    manager = getattr(client, "logger_manager", None)
+    if manager is not None:
+        manager.stat_loggers.append(Steps(admission))
+        admission.engine_tells = True
+
+
+class Steps(AggregateStatLoggerBase):  # type: ignore[misc]
+    """vLLM's logger of figures: what the queue reads of them."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: MultiModalCacheStats | None = None,  # noqa: ARG002
+        engine_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        if scheduler_stats is None or iteration_stats is None:
+            return
+        tokens = iteration_stats.num_prompt_tokens + iteration_stats.num_generation_tokens
+        step = Step(tokens, scheduler_stats.num_waiting_reqs, scheduler_stats.kv_cache_usage)
+        # what went wrong there must not end the task that reads the engine's answers
+        asyncio.get_running_loop().call_soon(self._admission.observe, step)
+
+    def log_engine_initialized(self) -> None:
+        """It was, before this one came."""
 
 
 def our_routes() -> list[APIRoute]:

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from service.admission.ticket import Ticket
     from service.metering import Pass
     from service.models import Resolved
     from service.scopes import Scope
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 RECORD = "modiste.record"
 """Key of a request's ASGI scope: the server's own requests bring their record."""
 
-PRIORITY_INTERACTIVE, PRIORITY_BATCH, PRIORITY_PROOF = 0, 10, 100
+PRIORITY_INTERACTIVE, PRIORITY_BATCH, PRIORITY_EVALUATION, PRIORITY_PROOF = 0, 10, 20, 100
 """In the engine, the smallest first."""
 PRIORITY_WATCHDOG = -100
 """What waits behind others says nothing of the engine."""
@@ -56,6 +57,10 @@ class Record:
     priority: int = PRIORITY_INTERACTIVE
     sequences: Semaphore | None = None
     """So many of its sequences may be in the engine at once; None: all."""
+    ticket: "Ticket | None" = None
+    """Its place in the queue before the engine, or within."""
+    queued_s: float = 0.0
+    """So long it waited there."""
     sticky_key: str = ""
     """The caller's own: equal keys are answered by the same side of a canary."""
     asked: str = ""

@@ -3,6 +3,7 @@
 Units are in the names. Unknown keys are errors, and all mistakes are told at once.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,6 +169,28 @@ class Settings(BaseModel):
         gt=0,
         description="processor time that compiling a schema, grammar or pattern may take, seconds",
     )
+    max_running_sequences: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="sequences in the engine at once; none: as many as its steps and KV cache take",
+    )
+    max_queued_requests: int = Field(
+        default=2000, ge=0, description="requests that wait for the engine at most"
+    )
+    max_queued_tokens: int = Field(
+        default=4_000_000, ge=1, description="tokens that they are expected to take at most"
+    )
+    queue_wait_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="longest wait for the engine where a request names none, seconds",
+    )
+    queue_wait_s_by_route: dict[str, Annotated[float, Field(ge=0, le=86_400)]] = Field(
+        default={}, description="the same for single routes, such as {/v1/classify: 5}"
+    )
+    project_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        default={}, description="shares of projects while they compete, such as {search: 3}; else 1"
+    )
     alias_poll_s: float = Field(
         default=0.2, gt=0, le=2, description="how often moved aliases are looked for, seconds"
     )
@@ -224,6 +247,16 @@ class Settings(BaseModel):
         description="versions of adapters that metrics tell apart; the rest counts as `other`",
     )
     vllm_args: list[str] = Field(default=[], description="more arguments for `vllm serve`")
+
+    @field_validator("queue_wait_s_by_route", "project_weights", mode="before")
+    @classmethod
+    def _mapping_from_the_environment(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError('must be a mapping; in the environment {"NAME": 1}') from None
+        return value
 
     @field_validator("max_lora_rank")
     @classmethod

@@ -89,6 +89,25 @@ class Metrics:
             "Requests being answered that somebody waits for.",
             registry=registry,
         )
+        self.queue_time = Histogram(
+            "modiste_queue_seconds", "Wait of the requests that were let into the engine.",
+            ("priority",), buckets=(0.001, *SECONDS), registry=registry,
+        )  # fmt: skip
+        self.admissions = Counter(
+            "modiste_admissions", "Requests that were let into the engine.", ("priority",),
+            registry=registry,
+        )  # fmt: skip
+        self.running = Gauge(
+            "modiste_running_sequences", "Sequences that were let into the engine and go on.",
+            registry=registry,
+        )  # fmt: skip
+        self.queued = Gauge(
+            "modiste_queued_requests", "Requests that wait for the engine.", registry=registry
+        )
+        self.refusals = Counter(
+            "modiste_refusals", "Requests that were not let into the engine, by reason.",
+            ("reason",), registry=registry,
+        )  # fmt: skip
         self.resident = Gauge(
             "modiste_resident_versions", "Versions loaded and proved.", registry=registry
         )
@@ -121,6 +140,11 @@ class Metrics:
             "modiste_canaries_ended", "Canaries that a rule ended, by how.", ("how",),
             registry=registry,
         )  # fmt: skip
+
+    def admitted(self, priority: str, queued_s: float) -> None:
+        """Count a request that is let into the engine."""
+        self.admissions.labels(priority).inc()
+        self.queue_time.labels(priority).observe(queued_s)
 
     def observe(self, record: "Record") -> None:
         """Count one finished request. Unknown models have no labels of their own."""

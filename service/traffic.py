@@ -26,9 +26,13 @@ class Traffic:
         """A sequence in the engine, as soon as its request may have one more there."""
         async with record.sequences or nullcontext():
             self.enter(record, adapter)
+            if record.ticket is not None:
+                record.ticket.begin()
             try:
                 yield
             finally:
+                if record.ticket is not None:
+                    record.ticket.end()
                 self.leave(record, adapter)
 
     def enter(self, record: Record, adapter: str | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from service.admission.door import admit_openai
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -78,7 +79,7 @@ async def prepare(request: Any, raw_request: Request) -> None:
     """Make a request of one for vLLM's handler: what answers it, and for whom.
 
     Raises:
-        BadRequest, ModelNotFound, NotReady, AdapterError.
+        BadRequest, ModelNotFound, NotReady, AdapterError, Overloaded.
     """
     if request.model is None:
         raise BadRequest(
@@ -87,6 +88,7 @@ async def prepare(request: Any, raw_request: Request) -> None:
         )  # fmt: skip
     models: Models = raw_request.app.state.modiste.models
     resolved = await models.resolve(request.model, task="generate")
+    await admit_openai(request, raw_request)
     record = current_record()
     request.model = resolved.engine_name
     # a prefix cache shared between projects would tell by its speed what another asked

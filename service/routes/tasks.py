@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from adapters.prompt import Task
+from service.admission.door import admit
 from service.body import CHECKED
 from service.constraints import of_schema
 from service.documents import answers
@@ -59,6 +60,9 @@ async def generate_text(request: GenerateRequest, raw_request: Request) -> Respo
     if request.json_schema is not None:
         await modiste.grammars.check([of_schema(request.json_schema)])
     model = await modiste.models.resolve(request.model, task="generate")
+    await admit(
+        raw_request, calls=len(asked.prompts), most=request.max_tokens, timeout_s=request.timeout_s
+    )
     if request.stream:
         return await respond(generate.stream(asked, modiste.engine, model))
     return _body("generate", model, await generate.run(asked, modiste.engine, model))
@@ -77,6 +81,10 @@ async def translate_text(request: TranslateRequest, raw_request: Request) -> Res
     model, found = await sources.resolve(
         asked.texts, asked.source_lang, asked.target_lang, request.model, modiste.models
     )
+    await admit(
+        raw_request, calls=translate.calls(asked), most=request.max_tokens,
+        timeout_s=request.timeout_s,
+    )  # fmt: skip
     if request.stream:
         return await respond(translate.stream(asked, found[0], modiste.engine, model))
     return _body("translate", model, await translate.run(asked, found, modiste.engine, model))
@@ -93,6 +101,10 @@ async def answer_question(request: AnswerRequest, raw_request: Request) -> Respo
     modiste = raw_request.app.state.modiste
     asked = answer.check(request)
     model = await modiste.models.resolve(request.model, task="answer")
+    await admit(
+        raw_request, calls=len(asked.questions) * max(1, len(asked.contexts)),
+        most=request.max_tokens, timeout_s=request.timeout_s,
+    )  # fmt: skip
     if request.stream:
         return await respond(answer.stream(asked, modiste.engine, model))
     return _body("answer", model, await answer.run(asked, modiste.engine, model))
@@ -109,4 +121,5 @@ async def classify_text(request: ClassifyRequest, raw_request: Request) -> Respo
     modiste = raw_request.app.state.modiste
     asked = classify.check(request)
     model = await modiste.models.resolve(request.model, task="classify", labels=asked.labels)
+    await admit(raw_request, calls=len(asked.texts), most=1, timeout_s=request.timeout_s)
     return _body("classify", model, await classify.run(asked, modiste.engine, model))

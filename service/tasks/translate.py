@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from service.engine import Engine
     from service.models import Resolved
 
+CHARACTERS_OF_A_PART = 4 * parts.PART_TOKENS
 TEMPERATURE = 0.7
 SEEDS = (1, 2, 3, 4)
 """What is tried when the greedy translation breaks a placeholder or misses a term."""
@@ -83,6 +84,11 @@ def check(request: TranslateRequest) -> Translation:
             message = f"source_lang and target_lang are both {target!r}"
             raise BadRequest(message, param="target_lang", hint="name two languages")
     return Translation(request.text, source, target, request.glossary, request.max_tokens)
+
+
+def calls(asked: Translation) -> int:
+    """About how many engine requests it takes: one for each part of each text."""
+    return sum(1 + len(text) // CHARACTERS_OF_A_PART for text in asked.texts)
 
 
 async def run(

@@ -137,6 +137,12 @@ class TaskRequest(BaseModel):
         max_length=512,
         description="base model, name, name@alias or name@7; left out: the task's live adapter",
     )
+    timeout_s: float | None = Field(
+        default=None,
+        ge=0,
+        le=86_400,
+        description="longest wait for the engine, seconds; left out: as the server has it",
+    )
 
 
 class GenerateRequest(TaskRequest):

@@ -17,6 +17,8 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from service import errors
+from service.admission.queue import Admission, Limits
+from service.admission.room import Room
 from service.auth import ANONYMOUS, Authenticator
 from service.engine import engine_errors
 from service.errors import EngineFailed
@@ -27,6 +29,7 @@ from service.routes import responses
 from service.routes.responses import check_stateless
 from service.settings import Settings
 from service.telemetry import Metrics
+from service.traffic import Traffic
 from tests.service.tasks.fake import AnyGrammar
 
 WORDS = ["the ", "file ", "is ", "open"]
@@ -83,14 +86,18 @@ class Models:
 def app_around(handler: Handler) -> FastAPI:
     app = FastAPI()
     app.include_router(responses.router)
-    app.state.modiste = SimpleNamespace(models=Models(), settings=Settings(), grammars=AnyGrammar())
+    metrics = Metrics(CollectorRegistry())
+    admission = Admission(Room(8), Limits(9, 10**6, wait_s=1), metrics, Traffic())
+    app.state.modiste = SimpleNamespace(
+        models=Models(), settings=Settings(), grammars=AnyGrammar(), admission=admission
+    )
     app.state.args = SimpleNamespace(sse_keep_alive_interval=0)
     app.state.openai_serving_responses = handler
     errors.install(app, engine_errors())
     bounds = Bounds(Bound(10_000, "max_body_bytes"), {})
     app.add_middleware(
         Edge, table=Table.of(["/v1/responses"]), authenticator=Authenticator([]),
-        metrics=Metrics(CollectorRegistry()), bounds=bounds,
+        metrics=metrics, bounds=bounds,
     )  # fmt: skip
     return app
 

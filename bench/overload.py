@@ -1,0 +1,18 @@
+"""More requests than the engine can do: answers in time, and whose."""
+
+import sys
+from collections.abc import Sequence
+
+from bench import fairness, goodput
+from bench.parts import run_parts
+
+PARTS = {"goodput": goodput.measure, "fairness": fairness.measure}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark. Returns the exit code."""
+    return run_parts("overload", PARTS, argv, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""Whose turn it is: a fair queue over nested flows, counted in tokens; no clock, no event loop.
+
+The algorithm is the virtual token counter (Sheng et al., "Fairness in Serving Large Language
+Models", 2024): start-time fair queueing (Goyal et al., 1996) whose costs are corrected once they
+are known. Each flow counts the tokens that it was given, over its weight; the backlogged flow
+that counts least is next, and one that comes back from idleness begins where the others are. It
+is done level by level, as in hierarchical fair queueing (Bennett and Zhang, 1996), so what
+happens within a project doesn't change its share.
+"""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count, pairwise
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+Path = tuple[str, ...]
+"""From the outermost flow to the innermost; all of one queue are equally long."""
+
+MOST_IDLE = 1024
+"""Flows of a level that are remembered while they have nothing queued."""
+
+
+class _Flow(Generic[T]):
+    """A flow, and the flows within it; the innermost hold items instead."""
+
+    __slots__ = (
+        "active", "active_weight", "backlog", "children", "clock", "counter", "heap", "items",
+        "queued", "weight",
+    )  # fmt: skip
+
+    def __init__(self, weight: float, counter: float) -> None:
+        self.weight = weight
+        self.counter = counter
+        """Tokens that it was given over its weight, as its parent counts."""
+        self.queued = False
+        """Whether it is among those that its parent chooses from."""
+        self.backlog = 0
+        self.clock = 0.0
+        """The counter that the child served last had before."""
+        self.active, self.active_weight = 0, 0.0
+        """The children that have something queued."""
+        self.children: dict[str, _Flow[T]] = {}
+        self.heap: list[tuple[float, int, _Flow[T]]] = []
+        """Children by their counters; what no longer holds is dropped when it comes up."""
+        self.items: dict[T, int] = {}
+        """In the order of their coming, with their costs."""
+
+
+class FairQueue(Generic[T]):
+    """Items of flows, each with a cost; `pop` gives the one whose turn it is.
+
+    Args:
+        weigh: a flow's weight among its siblings, from its path; above 0.
+    """
+
+    def __init__(self, weigh: Callable[[Path], float]) -> None:
+        self._weigh = weigh
+        self._root: _Flow[T] = _Flow(1.0, 0.0)
+        self._paths: dict[T, Path] = {}
+        self._ties = count()
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._paths
+
+    @property
+    def backlog(self) -> int:
+        """The cost of all that is queued."""
+        return self._root.backlog
+
+    def push(self, path: Path, item: T, cost: int) -> None:
+        """Queue an item behind those of its flow."""
+        flows = self._flows(path)
+        self._paths[item] = path
+        flows[-1].items[item] = cost
+        for parent, flow in pairwise(flows):
+            parent.backlog += cost
+            if not flow.queued:
+                flow.queued = True
+                flow.counter = max(flow.counter, parent.clock)  # idleness collects no credit
+                parent.active += 1
+                parent.active_weight += flow.weight
+                heappush(parent.heap, (flow.counter, next(self._ties), flow))
+        flows[-1].backlog += cost
+
+    def peek(self) -> tuple[T, int] | None:
+        """The item whose turn it is, with its cost; None when nothing is queued."""
+        if not self._paths:
+            return None
+        flow = self._root
+        while not flow.items:
+            flow = self._first(flow)
+        return next(iter(flow.items.items()))
+
+    def pop(self) -> T:
+        """Take the item whose turn it is, and count its cost. Raises IndexError when empty."""
+        first = self.peek()
+        if first is None:
+            raise IndexError("nothing is queued")
+        item, cost = first
+        flows = self._take(item)
+        for parent, flow in pairwise(flows):
+            parent.clock = max(parent.clock, flow.counter)
+            self._count(parent, flow, cost)
+        return item
+
+    def remove(self, item: T) -> None:
+        """Take an item out of turn; it costs nothing. Raises KeyError: it is not queued."""
+        self._take(item)
+
+    def settle(self, path: Path, more: int) -> None:
+        """Correct the count of a flow by what an item really cost more (or less) than was said."""
+        parent = self._root
+        for key in path:
+            flow = parent.children.get(key)
+            if flow is None:  # idle, and forgotten since
+                return
+            self._count(parent, flow, more)
+            parent = flow
+
+    def ahead(self, path: Path) -> float:
+        """What is served before an item that would be queued now; at most all that is queued.
+
+        Siblings are taken to have enough queued for their whole share, so it may be too much.
+        """
+        chain: list[tuple[_Flow[T], _Flow[T] | None, float]] = []
+        parent: _Flow[T] | None = self._root
+        for depth, key in enumerate(path):
+            if parent is None:
+                break
+            flow = parent.children.get(key)
+            weight = self._weigh(path[: depth + 1]) if flow is None else flow.weight
+            chain.append((parent, flow, weight))
+            parent = flow
+        before = 0.0 if parent is None else float(parent.backlog)
+        for parent, flow, weight in reversed(chain):
+            others = parent.active_weight - (weight if flow is not None and flow.queued else 0.0)
+            lead = 0.0 if flow is None else max(0.0, flow.counter - parent.clock)
+            before = min(parent.backlog, before + (lead + before / weight) * others)
+        return before
+
+    def newest_of_heaviest(self, path: Path) -> T | None:
+        """Of the flow within this one that has most queued for its weight: the last item."""
+        flow = self._flow(path)
+        if flow is None or not flow.backlog:
+            return None
+        while not flow.items:
+            flow = max(flow.children.values(), key=lambda child: child.backlog / child.weight)
+        return next(reversed(flow.items))
+
+    def backlog_of(self, path: Path) -> int:
+        """The cost of what a flow has queued."""
+        flow = self._flow(path)
+        return 0 if flow is None else flow.backlog
+
+    # within
+
+    def _flow(self, path: Path) -> "_Flow[T] | None":
+        flow: _Flow[T] | None = self._root
+        for key in path:
+            flow = None if flow is None else flow.children.get(key)
+        return flow
+
+    def _flows(self, path: Path) -> list["_Flow[T]"]:
+        """The flows along a path, the root first; made where they are not there yet."""
+        flows = [self._root]
+        for depth, key in enumerate(path):
+            parent = flows[-1]
+            flow = parent.children.get(key)
+            if flow is None:
+                if len(parent.children) - parent.active >= MOST_IDLE:
+                    _forget(parent)
+                flow = _Flow(self._weigh(path[: depth + 1]), parent.clock)
+                parent.children[key] = flow
+            flows.append(flow)
+        return flows
+
+    def _first(self, parent: "_Flow[T]") -> "_Flow[T]":
+        while True:
+            counter, _, flow = parent.heap[0]
+            if flow.queued and counter == flow.counter:
+                return flow
+            heappop(parent.heap)
+
+    def _take(self, item: T) -> list["_Flow[T]"]:
+        flows = self._flows(self._paths.pop(item))
+        leaf = flows[-1]
+        cost = leaf.items.pop(item)
+        for flow in flows:
+            flow.backlog -= cost
+        for parent, flow in zip(flows[-2::-1], flows[:0:-1], strict=True):
+            if flow.items or flow.active:
+                break  # and so has all that is around it
+            flow.queued = False
+            parent.active -= 1
+            parent.active_weight = parent.active_weight - flow.weight if parent.active else 0.0
+        return flows
+
+    def _count(self, parent: "_Flow[T]", flow: "_Flow[T]", cost: int) -> None:
+        flow.counter += cost / flow.weight
+        if flow.queued:
+            heappush(parent.heap, (flow.counter, next(self._ties), flow))
+
+
+def _forget(parent: _Flow[T]) -> None:
+    """Drop idle flows: first those that would begin anew just so, all where they are too many."""
+    for most in (parent.clock, float("inf")):
+        idle = [k for k, f in parent.children.items() if not f.queued and f.counter <= most]
+        for key in idle:
+            del parent.children[key]
+        if len(parent.children) - parent.active < MOST_IDLE // 2:
+            return
