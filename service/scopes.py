@@ -172,7 +172,8 @@ def current_scopes() -> Scopes:
 
 def in_order(scopes: Iterable[str]) -> list[str]:
     """As they are told."""
-    return sorted(scopes, key=list(Scope).index)  # type: ignore[arg-type]
+    known = list(Scope)
+    return sorted(scopes, key=lambda scope: known.index(Scope(scope)))
 
 
 def _denied(what: str, needed: Scopes, param: str | None = None) -> PermissionDenied:

@@ -208,7 +208,7 @@ class Model:
         self.uses: list[dict[str, Any]] = []
 
     def take(self, subjects: list[str], tokens: int, now: float) -> dict[str, Any] | None:
-        use = {"at": now, "running": True, "tokens": {}, "subjects": subjects}
+        use: dict[str, Any] = {"at": now, "running": True, "tokens": {}, "subjects": subjects}
         for name in subjects:
             limits = self.limits[name]
             mine = [one for one in self.uses if name in one["subjects"]]
