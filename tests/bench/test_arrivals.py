@@ -33,7 +33,7 @@ def test_requests_are_sent_when_they_are_due_and_measured_from_then(port: int) -
     assert [outcome.at_s for outcome in outcomes] == [arrival.at_s for arrival in arrivals]
     assert all(outcome.answered and outcome.tokens == 4 for outcome in outcomes)
     took = [outcome.end_s for outcome in outcomes if outcome.end_s is not None]
-    assert 0.05 <= statistics.median(took) <= 0.2  # none waited for another
+    assert 0.05 <= statistics.median(took) < 0.6  # one after the other it would take 1.2 s
 
 
 def test_refusals_and_callers_that_hang_up_are_told_apart(port: int) -> None:

@@ -179,7 +179,7 @@ def test_a_project_that_floods_waits_for_itself(small: Running, keys: dict[str, 
                 assert answer.status_code == 200
                 took.append(answer.elapsed.total_seconds())
             theirs = [answer.elapsed.total_seconds() for answer in flood if answer.is_success]
-        assert statistics.quantiles(took, n=20)[-1] < statistics.median(theirs) / 2
+        assert statistics.median(took) < statistics.median(theirs) / 2
 
     asyncio.run(work())
 
