@@ -95,7 +95,7 @@ class Tracing:
             return
         root.set_attributes(_of_http(record))
         _judge(root, record)
-        if record.task:
+        if record.task or record.asked:  # also where no model was found
             _model_spans(spans, record, inside, ended)
         else:
             for step in record.steps:

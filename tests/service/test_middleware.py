@@ -16,7 +16,7 @@ from service.auth import Authenticator
 from service.errors import Unauthenticated
 from service.middleware import Bound, Bounds, Edge, Table
 from service.models import Resolved
-from service.record import current_record
+from service.record import Record, current_record
 from service.telemetry import Metrics
 
 KEY = "a-key-of-sixteen-characters"
@@ -317,3 +317,26 @@ def test_a_callers_name_does_not_show_its_key() -> None:
     for header in (None, "", KEY, "Basic x", "Bearer ", f"Bearer {KEY}x"):
         with pytest.raises(Unauthenticated):
             Authenticator([KEY]).caller(header)
+
+
+def test_the_record_knows_the_method_the_trace_and_how_long_the_key_took() -> None:
+    app, seen = App(), list[Record]()
+    edge = Edge(
+        app, table=TABLE, authenticator=Authenticator([]), metrics=Metrics(CollectorRegistry()),
+        bounds=Bounds(Bound(1000, "max_body_bytes"), {}), watchers=(seen.append,),
+    )  # fmt: skip
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(edge), base_url="http://t"
+        ) as http:
+            await http.delete(
+                "/v1/models/a@1", headers={"traceparent": "00-ab", "tracestate": "x=1"}
+            )
+
+    run(ask)
+    (record,) = seen
+    assert (record.method, record.traceparent, record.tracestate) == ("DELETE", "00-ab", "x=1")
+    (step,) = record.steps
+    assert (step.name, step.outside) == ("authenticate", True)
+    assert record.started <= step.started <= step.ended

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Proto
 
+from adapters.errors import AdapterError
 from bench.servers import free_port
 from service import tracing as tracing_module
 from service.metering import Pass
 from service.models import Resolved
-from service.record import PRIORITY_BATCH, Record, Step
+from service.record import PRIORITY_BATCH, Record, Step, set_record
 from service.tracing import MOST_PASSES, Tracing, otlp_exporter
 from tests.otlp import Collector, collecting
+from tests.service.workbench import Bench, run
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -169,6 +172,17 @@ def test_only_what_is_the_servers_fault_is_an_error(record: Record, error: bool)
     assert span.attributes.get("error.type") == record.error_code
 
 
+def test_a_model_that_could_not_be_loaded_has_its_span() -> None:
+    record = refused(503, "no_room_for_version")
+    record.asked = "cold@1"
+    with traced(record) as collector:
+        (span,) = collector.named("text_completion cold@1")
+
+    assert span.error
+    assert span.attributes["error.type"] == "no_room_for_version"
+    assert "gen_ai.response.model" not in span.attributes
+
+
 @pytest.mark.parametrize("route", ["/health/ready", "/health/live", "/metrics"])
 def test_probes_are_not_traced(route: str) -> None:
     with traced(Record("p", route, status=200)) as collector:
@@ -202,3 +216,25 @@ def test_the_endpoint_may_be_told_with_its_path() -> None:
     plain, whole = (otlp_exporter(f"http://h:4318{path}") for path in ("/", "/v1/traces"))
 
     assert plain._endpoint == whole._endpoint == "http://h:4318/v1/traces"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_record_has_the_load_of_a_cold_version_also_one_that_fails(
+    tmp_path: Path, honest: bool
+) -> None:
+    bench, record = Bench(tmp_path), Record("r", "/v1/generate")
+    bench.publish(1)
+    if not honest:
+        bench.engine.dishonest.add(bench.digest("x@1"))
+
+    async def work() -> None:
+        set_record(record)
+        with nullcontext() if honest else pytest.raises(AdapterError):
+            await bench.models.resolve("x@1", task="generate")
+
+    run(work)
+    load, resolve = record.steps
+    assert (load.name, resolve.name) == ("load version", "resolve model")
+    assert resolve.started <= load.started <= load.ended <= resolve.ended
+    assert record.asked == "x@1"
+    assert bool(record.task) is honest
