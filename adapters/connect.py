@@ -196,8 +196,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _log_ahead(cursor: Any) -> None:
-    """No timeout holds for this statement: it fails at once while another process opens or
-    closes the file."""
+    """Waits for others: the busy timeout doesn't hold where one of them just closes the file."""
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:

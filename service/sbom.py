@@ -88,7 +88,7 @@ def bill(root: str = ROOT) -> "Bom":
 
 
 def _component(name: str, package: Distribution) -> "Component":
-    from cyclonedx.factory.license import LicenseFactory
+    from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.component import Component
     from packageurl import PackageURL
 

@@ -2,7 +2,6 @@
 
 import socket
 import sqlite3
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import psycopg
 import pytest
 
 from adapters import connect
-from adapters.database_url import parse_database_url, shown, sqlite_url
+from adapters.database_url import parse_database_url, shown
 from adapters.errors import StoreFailed
 from adapters.registry import Registry
 from tests.adapters.parcels import execute, registry_with
@@ -159,17 +158,27 @@ def test_tables_of_a_newer_program_are_left_alone(registry: Registry) -> None:
         Registry.open(registry.home.root)
 
 
-def test_a_file_that_another_process_has_to_itself_is_waited_for(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "modiste.db")
-    other = sqlite3.connect(tmp_path / "modiste.db", isolation_level=None, check_same_thread=False)
-    other.execute("CREATE TABLE theirs (a)")
-    other.execute("BEGIN EXCLUSIVE")
-    timer = threading.Timer(0.3, other.execute, ("COMMIT",))
-    timer.start()
+class Cursor:
+    """Fails so often, as SQLite does while another process closes the file."""
 
-    connect.open_database(url).dispose()
-    timer.join()
-    other.close()
+    def __init__(self, code: int, failures: int) -> None:
+        self.code, self.left = code, failures
+
+    def execute(self, _statement: str) -> None:
+        if self.left:
+            self.left -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.code
+            raise error
+
+
+def test_a_file_that_another_process_closes_is_waited_for() -> None:
+    closing, damaged = Cursor(sqlite3.SQLITE_BUSY, 3), Cursor(sqlite3.SQLITE_CORRUPT, 3)
+    connect._log_ahead(closing)
+    assert closing.left == 0
+    with pytest.raises(sqlite3.OperationalError):
+        connect._log_ahead(damaged)
+    assert damaged.left == 2
 
 
 def test_times_are_utc_wherever_the_database_is(
