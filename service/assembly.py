@@ -19,7 +19,9 @@ from service.batches.queue import Batches
 from service.batches.runner import gate_places, run_batches
 from service.capacity import Capacity
 from service.children import Children
+from service.deletion import Deletion
 from service.demand import Demand
+from service.departures import follow_retirements
 from service.ending import Ending
 from service.inside import ask
 from service.jobs.embedded import EmbeddedWorker
@@ -28,11 +30,13 @@ from service.keys import Keys
 from service.models import Models
 from service.record import Record
 from service.residency import AdapterEngine, Limits, Residency, ServedNames
+from service.retention import Periods, Retention
 from service.routes.files import Cabinet
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.traffic import Traffic
 from service.trials import Observer
+from service.upkeep import keep_up
 from service.usage import Ledger, Usage
 
 
@@ -107,6 +111,9 @@ def assemble(
     residency = Residency(engine, registry, served, plan.limits(), metrics)
     models = Models(registry, residency, plan.base)
     cabinet = Cabinet.open(registry, settings.max_file_bytes)
+    retention = Retention(
+        registry.database, cabinet.files, registry.home.jobs, Periods.of(settings)
+    )
     observer = Observer(registry, residency.leasing.server, models, metrics)
     ledger, children, batches = Ledger(registry.database), Children(), Batches(registry.database)
     ending = Ending()
@@ -135,6 +142,13 @@ def assemble(
         residency.leasing.keep(residency.digests),
         plan.authenticator.follow(),
         cabinet.keep_expiring(),
+        keep_up(
+            cabinet.in_thread,
+            retention.apply,
+            Deletion(registry, cabinet.files).finish,
+            registry.forget_unknown,
+        ),
+        follow_retirements(registry, residency),
         ledger.run(),
         _after(models.caught_up, run_batches(bench)),
     ]

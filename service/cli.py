@@ -19,7 +19,10 @@ from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service import cli_canaries as _canaries  # noqa: F401  # adds its commands
 from service.cli_adapters import adapters_app
+from service.cli_audit import audit
 from service.cli_keys import keys_app
+from service.cli_projects import projects_app
+from service.cli_retention import retention
 from service.cli_usage import usage
 from service.console import (
     BAD_INPUT,
@@ -32,6 +35,7 @@ from service.console import (
     out,
     run_child,
 )
+from service.errors import ServiceError
 from service.settings import SettingsError, load_settings
 
 
@@ -44,6 +48,9 @@ class Command(TyperGroup):
         except AdapterError as error:
             complain(error.message, error.hint)
             sys.exit(FAILED if error.retryable else BAD_INPUT)
+        except ServiceError as error:
+            complain(error.message, error.hint)
+            sys.exit(FAILED if error.status >= 409 else BAD_INPUT)
         except SettingsError as error:
             for problem in error.problems:
                 complain(problem)
@@ -60,7 +67,10 @@ base_app = typer.Typer(no_args_is_help=True, help="Base models.")
 app.add_typer(base_app, name="base")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(keys_app, name="keys")
+app.add_typer(projects_app, name="projects")
 app.command()(usage)
+app.command()(audit)
+app.command()(retention)
 
 
 class Shown(StrEnum):

@@ -1,23 +1,18 @@
 """`modiste keys`: who may ask this installation's servers."""
 
 import json
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from adapters.errors import InvalidInput
 from adapters.registry import Registry
-from service.console import AsJson, Home, out
+from service.console import AsJson, Home, out, parse_span
 from service.keys import DEFAULT_PROJECT, Key, Keys
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys and their projects.")
-
-_SPAN = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Project = Annotated[str, typer.Option(help="Project: its files, jobs and adapters are its own.")]
 
@@ -33,7 +28,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once."""
-    key, secret = _keys(home).create(project, name, None if expires is None else _span(expires))
+    lasts = None if expires is None else parse_span(expires, "expires")
+    key, secret = _keys(home).create(project, name, lasts)
     if as_json:
         print(json.dumps({**_told(key), "key": secret}))
         return
@@ -81,16 +77,6 @@ def revoke(
 
 def _keys(home: Any) -> Keys:
     return Keys(Registry.open(home).database)
-
-
-def _span(text: str) -> timedelta:
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise InvalidInput(
-            f"expires {text[:40]!r} is no span of time",
-            hint="write a number and s, m, h or d: 90d", param="expires",
-        )  # fmt: skip
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def _state(key: Key) -> str:

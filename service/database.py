@@ -20,6 +20,8 @@ class ProjectRow(Table):
     __tablename__ = "projects"
     name: Mapped[str] = mapped_column(primary_key=True)
     created: Mapped[datetime]
+    deleting: Mapped[datetime | None]
+    """Since when: its keys are revoked, and what it has goes, also what comes late."""
 
 
 class KeyRow(Table):

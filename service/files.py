@@ -5,9 +5,11 @@ file that is deleted or has expired is gone at once, its content a moment later.
 lie under their file's id at an fsspec URL, a folder of the home by default.
 """
 
+import logging
 import secrets
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,9 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
+from adapters import audit
+from adapters.audit import SERVER, Act, Actor
 from adapters.connect import Database
 from adapters.digests import digest_file
 from adapters.errors import StoreFailed
@@ -28,12 +32,17 @@ from service.errors import FileNotFound, InUse
 from service.objects import MOST_S, page_of
 from service.scratch import scratch
 
+logger = logging.getLogger("modiste.files")
+
 UPLOADED = ("fine-tune", "batch", "evals", "user_data")
 """Purposes that a caller may give."""
 WRITTEN = ("fine-tune-results", "batch_output")
 """Purposes of what jobs and batches write."""
 BATCH_EXPIRES = timedelta(seconds=MOST_S)
 """Files for batches expire without being asked to, as at OpenAI."""
+
+DELETED = datetime.fromtimestamp(0, UTC)
+"""Expiry of a file that was taken away before its time, and whose content is about to go."""
 
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH = 24
@@ -197,8 +206,15 @@ class Files:
                         f"file {id_} is used by {user}", param="file_id", code="file_in_use",
                         hint="cancel that first, or wait for its end",
                     )  # fmt: skip
-            session.delete(row)
-        self.contents.remove([id_])
+            row.expires = DELETED
+            audit.record(session, Act.FILE_DELETED, id_, project=project)
+        try:
+            self.contents.remove([id_])
+        except StoreFailed as error:
+            logger.warning("the content of %s is removed later: %s", id_, error)
+            return
+        with self._database.write() as session:
+            session.execute(delete(FileRow).where(FileRow.id == id_))
 
     def expire(self) -> int:
         """Remove what has expired; returns how many files that were.
@@ -206,16 +222,42 @@ class Files:
         Raises:
             StoreFailed: the rest is left for the next time.
         """
+        with self._database.read() as session:
+            late = [row.id for row in self.unused(session, FileRow.expires <= datetime.now(UTC))]
+        # contents first: what a kill leaves is still known, and goes the next time
+        self.contents.remove(late)
         with self._database.write() as session:
-            late = select(FileRow).where(FileRow.expires <= datetime.now(UTC))
-            gone = [
-                row for row in list(session.scalars(late))
-                if not any(uses(session, row.id) for uses in self._uses)
-            ]  # fmt: skip
+            gone = list(session.scalars(select(FileRow).where(FileRow.id.in_(late))))
+            expired = [row for row in gone if row.expires != DELETED]
+            for project, ids in by_project(expired).items():
+                audit.record(
+                    session, Act.FILES_EXPIRED, "files", project=project,
+                    details=audit.listed(ids), by=Actor(SERVER, "expiry"),
+                )  # fmt: skip
             for row in gone:
                 session.delete(row)
-        self.contents.remove([row.id for row in gone])
         return len(gone)
+
+    def erase(self, project: str, most: int) -> int:
+        """Remove some of a project's files, whatever needs them; returns how many.
+
+        Raises:
+            StoreFailed: they are still known.
+        """
+        mine = select(FileRow.id).where(FileRow.project == project).limit(most)
+        with self._database.read() as session:
+            ids = list(session.scalars(mine))
+        self.contents.remove(ids)
+        with self._database.write() as session:
+            session.execute(delete(FileRow).where(FileRow.id.in_(ids)))
+        return len(ids)
+
+    def unused(self, session: Session, which: ColumnElement[bool]) -> list[FileRow]:
+        """Those of some files that no job or batch needs any more."""
+        return [
+            row for row in session.scalars(select(FileRow).where(which))
+            if not any(uses(session, row.id) for uses in self._uses)
+        ]  # fmt: skip
 
     @contextmanager
     def content(self, file: File) -> Iterator[Path]:
@@ -237,6 +279,14 @@ class Files:
             if digest_file(place) != file.digest:
                 raise _altered(file)
             yield place
+
+
+def by_project(rows: Iterable[FileRow]) -> dict[str, list[str]]:
+    """Ids of files by whose they are."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found[row.project].append(row.id)
+    return found
 
 
 def new_id(prefix: str) -> str:

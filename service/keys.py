@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from adapters import audit
+from adapters.audit import Act
 from adapters.connect import Database
 from adapters.errors import InvalidInput
 from adapters.names import check_name
 from service.database import KeyRow, ProjectRow
+from service.holdings import has_any
 
 DEFAULT_PROJECT = "default"
 PREFIX = "sk-modiste-"
@@ -74,10 +78,15 @@ class Keys:
             created=now, expires=expires, revoked=None,
         )  # fmt: skip
         with self._database.write() as session:
-            if session.get(ProjectRow, project) is None:
-                session.add(ProjectRow(name=project, created=now))
+            of = session.get(ProjectRow, project)
+            if of is None:
+                session.add(ProjectRow(name=project, created=now, deleting=None))
                 session.flush()
+            elif of.deleting is not None:
+                _reopen(session, of)
             session.add(row)
+            told = {"name": name, "expires": None if expires is None else expires.isoformat()}
+            audit.record(session, Act.KEY_CREATED, row.id, project=project, details=told)
         return _key(row), secret
 
     def all(self, project: str | None = None) -> list[Key]:
@@ -102,6 +111,7 @@ class Keys:
                 )
             if row.revoked is None:
                 row.revoked = datetime.now(UTC)
+                audit.record(session, Act.KEY_REVOKED, row.id, project=row.project)
             return _key(row)
 
     def opens(self, id_: str) -> bool:
@@ -115,6 +125,17 @@ class Keys:
         with self._database.read() as session:
             rows = session.scalars(select(KeyRow))
             return {bytes.fromhex(row.digest): _key(row) for row in rows}
+
+
+def _reopen(session: Session, of: ProjectRow) -> None:
+    """A project that was deleted may begin again once nothing is left of it."""
+    if has_any(session, of.name):
+        raise InvalidInput(
+            f"project {of.name!r} is being deleted",
+            hint=f"let `modiste projects delete {of.name}` come to its end, or choose another name",
+            param="project",
+        )  # fmt: skip
+    of.deleting = None
 
 
 def digest(secret: str) -> str:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adapters.audit import CALLER, Actor, act_as
 from service.auth import Authenticator
 from service.errors import (
     BadRequest,
@@ -145,6 +146,7 @@ class Edge:
                     headers.get(b"authorization", b"").decode("latin-1") or None
                 )
                 record.caller, record.project = caller.name, caller.project
+                act_as(Actor(CALLER, caller.name, caller.project, record.request_id))
         except ServiceError as error:
             return error
         if "\0" in path or b"%00" in scope["query_string"]:

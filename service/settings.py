@@ -18,14 +18,18 @@ from pydantic import (
     field_validator,
 )
 
+from adapters.audit import ACTOR
 from adapters.compatibility import RANKS
 from adapters.database_url import parse_database_url
 from adapters.errors import AdapterError, InvalidInput
 from adapters.home import MAX_CACHE_GIB, STORE_CACHE_GIB, Home
 from adapters.remote import check_store_url
 
-NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY"})
-"""Read elsewhere: the home folder, and the key that `modiste loadtest` sends."""
+NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY", ACTOR})
+"""Read elsewhere: the home, the key that `modiste loadtest` sends, for whom a child works."""
+
+
+Days = Annotated[float, Field(gt=0, le=36_500)]
 
 
 class SettingsError(Exception):
@@ -124,6 +128,24 @@ class Settings(BaseModel):
         le=64,
         description="fine-tuning jobs that the server's own worker does at once; "
         "0: none, run `modiste worker`",
+    )
+    keep_files_days: Days | None = Field(
+        default=None, description="uploaded files are kept for so long, days; none: for ever"
+    )
+    keep_outputs_days: Days | None = Field(
+        default=None,
+        description="files that jobs and batches wrote are kept for so long, days; none: for ever",
+    )
+    keep_job_logs_days: Days | None = Field(
+        default=None,
+        description="events and logs of ended jobs are kept for so long, days; none: for ever",
+    )
+    keep_usage_days: Days | None = Field(
+        default=None, description="figures of usage are kept for so long, days; none: for ever"
+    )
+    keep_audit_days: Days | None = Field(
+        default=None,
+        description="entries of the audit log are kept for so long, days; none: for ever",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="what is logged"

@@ -1,0 +1,65 @@
+"""`modiste projects`: what projects have, and their end."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from adapters.registry import Registry
+from service.console import AsJson, Home, err, out
+from service.deletion import Deletion
+from service.files import Files
+from service.holdings import HELD, Holdings, all_holdings
+from service.uses import USES
+
+projects_app = typer.Typer(no_args_is_help=True, help="Projects, and what they have.")
+
+
+@projects_app.command("list")
+def list_projects(home: Home = None, as_json: AsJson = False) -> None:
+    """List projects and how much they have."""
+    found = all_holdings(Registry.open(home).database)
+    if as_json:
+        print(json.dumps([_told(held) for held in found.values()], indent=1))
+        return
+    if not found:
+        out.print("no projects; one begins with `modiste keys create --project NAME`")
+        return
+    table = Table("project", "keys", *HELD, "state")
+    for held in found.values():
+        counts = (f"{held.has[what]:,}" for what in HELD)
+        table.add_row(held.name, str(held.keys), *counts, _state(held))
+    out.print(table)
+
+
+@projects_app.command("delete")
+def delete_project(
+    name: Annotated[str, typer.Argument(help="The project.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a project's keys, jobs, batches, files, adapters and usage; goes on after a kill."""
+    registry = Registry.open(home)
+    held = all_holdings(registry.database).get(name)
+    if held is not None and not yes:
+        has = ", ".join(f"{count:,} {what}" for what, count in held.has.items() if count)
+        has = f"{has or 'nothing'}, {held.keys} keys"
+        typer.confirm(f"Delete the project {name} with {has}, for ever?", abort=True, err=True)
+    deletion = Deletion(registry, Files(registry.database, registry.home, USES))
+    gone = deletion.delete(name, tell=lambda said: err.print(said, highlight=False))
+    if as_json:
+        print(json.dumps({"project": name, "removed": gone}))
+    else:
+        out.print(f"project {name} is deleted", highlight=False)
+
+
+def _state(held: Holdings) -> str:
+    if held.deleting is None:
+        return "open"
+    return "deleted" if held.is_empty else "being deleted"
+
+
+def _told(held: Holdings) -> dict[str, object]:
+    return {"name": held.name, "state": _state(held), "keys": held.keys, **held.has}
