@@ -141,6 +141,7 @@ def assemble(
         models.follow(settings.alias_poll_s),
         residency.leasing.keep(residency.digests),
         plan.authenticator.follow(),
+        plan.authenticator.follow_issuer(),
         cabinet.keep_expiring(),
         keep_up(
             cabinet.in_thread,

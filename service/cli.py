@@ -35,7 +35,6 @@ from service.console import (
     out,
     run_child,
 )
-from service.errors import ServiceError
 from service.settings import SettingsError, load_settings
 
 
@@ -48,9 +47,6 @@ class Command(TyperGroup):
         except AdapterError as error:
             complain(error.message, error.hint)
             sys.exit(FAILED if error.retryable else BAD_INPUT)
-        except ServiceError as error:
-            complain(error.message, error.hint)
-            sys.exit(FAILED if error.status >= 409 else BAD_INPUT)
         except SettingsError as error:
             for problem in error.problems:
                 complain(problem)

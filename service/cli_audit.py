@@ -11,7 +11,6 @@ from rich.text import Text
 from adapters.database import AuditRow
 from adapters.errors import InvalidInput
 from adapters.registry import Registry
-from service.audit import AuditLog, Sought, describe_entry
 from service.console import AsJson, Home, out, parse_span
 
 
@@ -31,6 +30,8 @@ def audit(  # noqa: PLR0913, PLR0917  # one for each option
     as_json: AsJson = False,
 ) -> None:
     """Tell what was done to keys, versions, aliases, files and projects, the last first."""
+    from service.audit import AuditLog, Sought, describe_entry
+
     sought = Sought(None if since is None else _moment(since), act, project, who)
     entries, more = AuditLog(Registry.open(home).database).page(sought, limit=limit)
     if as_json:
@@ -63,7 +64,7 @@ def _moment(text: str) -> datetime:
                 f"since {text[:40]!r} is neither a span nor a time",
                 hint="write 7d, 12h, 2026-05-01 or 2026-05-01T12:00", param="since",
             ) from None  # fmt: skip
-    return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
+    return given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
 
 
 def _who(entry: AuditRow) -> str:

@@ -7,11 +7,8 @@ import typer
 from rich.table import Table
 
 from adapters.registry import Registry
-from service.console import AsJson, Home, err, out
-from service.deletion import Deletion
-from service.files import Files
+from service.console import FAILED, AsJson, Home, complain, err, out
 from service.holdings import HELD, Holdings, all_holdings
-from service.uses import USES
 
 projects_app = typer.Typer(no_args_is_help=True, help="Projects, and what they have.")
 
@@ -41,6 +38,11 @@ def delete_project(
     as_json: AsJson = False,
 ) -> None:
     """Delete a project's keys, jobs, batches, files, adapters and usage; goes on after a kill."""
+    from service.deletion import Deletion
+    from service.errors import InUse
+    from service.files import Files
+    from service.uses import USES
+
     registry = Registry.open(home)
     held = all_holdings(registry.database).get(name)
     if held is not None and not yes:
@@ -48,7 +50,13 @@ def delete_project(
         has = f"{has or 'nothing'}, {held.keys} keys"
         typer.confirm(f"Delete the project {name} with {has}, for ever?", abort=True, err=True)
     deletion = Deletion(registry, Files(registry.database, registry.home, USES))
-    gone = deletion.delete(name, tell=lambda said: err.print(said, highlight=False))
+    try:
+        gone = deletion.delete(
+            name, tell=lambda said: err.print(said, highlight=False, soft_wrap=True)
+        )
+    except InUse as error:
+        complain(error.message, error.hint)
+        raise typer.Exit(FAILED) from error
     if as_json:
         print(json.dumps({"project": name, "removed": gone}))
     else:

@@ -10,10 +10,7 @@ from rich.table import Table
 
 from adapters.registry import Registry
 from service.console import AsJson, Home, out
-from service.files import Files
-from service.retention import Periods, Retention
 from service.settings import load_settings
-from service.uses import USES
 
 
 def retention(
@@ -24,6 +21,10 @@ def retention(
     as_json: AsJson = False,
 ) -> None:
     """Tell what is older than the settings `keep_…_days` allow, and would go."""
+    from service.files import Files
+    from service.retention import Periods, Retention
+    from service.uses import USES
+
     registry = Registry.open(home)
     periods = Periods.of(load_settings(registry.home, {}))
     files = Files(registry.database, registry.home, USES)

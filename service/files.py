@@ -47,6 +47,9 @@ DELETED = datetime.fromtimestamp(0, UTC)
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH = 24
 
+AT_ONCE = 500
+"""Files of one transaction, for which other writes wait."""
+
 Uses = Callable[[Session, str], str | None]
 """Who still needs a file, told in words; None: nobody."""
 
@@ -222,12 +225,24 @@ class Files:
         Raises:
             StoreFailed: the rest is left for the next time.
         """
-        with self._database.read() as session:
-            late = [row.id for row in self.unused(session, FileRow.expires <= datetime.now(UTC))]
-        # contents first: what a kill leaves is still known, and goes the next time
-        self.contents.remove(late)
+        last, removed = 0, 0
+        while True:
+            late = (FileRow.expires <= datetime.now(UTC)) & (FileRow.number > last)
+            with self._database.read() as session:
+                numbers = self.numbers(session, late)
+                if not numbers:
+                    return removed
+                ids = [row.id for row in self.unused(session, FileRow.number.in_(numbers))]
+            # contents first: what a kill leaves is still known, and goes the next time
+            self.contents.remove(ids)
+            removed += self._forget(ids)
+            last = numbers[-1]
+
+    def _forget(self, late: list[str]) -> int:
+        """Remove what is known of files that have expired."""
         with self._database.write() as session:
-            gone = list(session.scalars(select(FileRow).where(FileRow.id.in_(late))))
+            query = select(FileRow).where(FileRow.id.in_(late)).order_by(FileRow.number)
+            gone = list(session.scalars(query))
             expired = [row for row in gone if row.expires != DELETED]
             for project, ids in by_project(expired).items():
                 audit.record(
@@ -252,10 +267,15 @@ class Files:
             session.execute(delete(FileRow).where(FileRow.id.in_(ids)))
         return len(ids)
 
+    def numbers(self, session: Session, which: ColumnElement[bool]) -> list[int]:
+        """The first of some files, as many as one transaction shall look at."""
+        query = select(FileRow.number).where(which).order_by(FileRow.number)
+        return list(session.scalars(query.limit(AT_ONCE)))
+
     def unused(self, session: Session, which: ColumnElement[bool]) -> list[FileRow]:
         """Those of some files that no job or batch needs any more."""
         return [
-            row for row in session.scalars(select(FileRow).where(which))
+            row for row in session.scalars(select(FileRow).where(which).order_by(FileRow.number))
             if not any(uses(session, row.id) for uses in self._uses)
         ]  # fmt: skip
 

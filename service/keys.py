@@ -120,6 +120,12 @@ class Keys:
             row = session.get(KeyRow, id_)
             return row is None or _key(row).works(datetime.now(UTC))
 
+    def closed(self) -> frozenset[str]:
+        """Projects that are being deleted, or are."""
+        query = select(ProjectRow.name).where(ProjectRow.deleting.is_not(None))
+        with self._database.read() as session:
+            return frozenset(session.scalars(query))
+
     def by_digest(self) -> dict[bytes, Key]:
         """Every key by the digest of its secret."""
         with self._database.read() as session:

@@ -15,6 +15,7 @@ from service.capacity import Capacity, device_bytes, memory_bytes
 from service.capacity import plan as plan_capacity
 from service.engine_plugin import on_cpu
 from service.keys import Keys
+from service.oidc import Issuer
 from service.settings import Settings, SettingsError
 
 INSPECTOR = "service.inspector.Inspector"
@@ -174,7 +175,10 @@ def serve(settings: Settings, registry: Registry) -> None:
     """
     environment = dict(os.environ)  # of the worker: without what vLLM is told
     base = registry.base(settings.base)
-    authenticator = Authenticator(settings.keys(), Keys(registry.database))
+    made = Keys(registry.database)
+    trust = settings.trust()
+    issuer = None if trust is None else Issuer(trust, made.closed)
+    authenticator = Authenticator(settings.keys(), made, issuer)
     if found := problems(settings, base, keys=authenticator.asks_for_keys):
         raise SettingsError(found)
     os.environ.update(vllm_environment(settings))

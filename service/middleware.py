@@ -120,6 +120,8 @@ class Edge:
         in_flight.inc()
         answer = _Answer(record, send)
         try:
+            if own is None and scope["path"] not in PUBLIC:
+                await self._authenticator.prepare(_authorization(headers))
             if (refusal := self._refusal(record, scope, headers)) is not None:
                 await from_service(refusal)(scope, receive, answer)
                 return
@@ -142,9 +144,7 @@ class Edge:
         path = scope["path"]
         try:
             if path not in PUBLIC and RECORD not in scope:
-                caller = self._authenticator.caller(
-                    headers.get(b"authorization", b"").decode("latin-1") or None
-                )
+                caller = self._authenticator.caller(_authorization(headers))
                 record.caller, record.project = caller.name, caller.project
                 act_as(Actor(CALLER, caller.name, caller.project, record.request_id))
         except ServiceError as error:
@@ -197,6 +197,10 @@ def _bounded(receive: Receive, bound: Bound, answer: _Answer) -> Callable[[], An
         return message
 
     return bounded
+
+
+def _authorization(headers: dict[bytes, bytes]) -> str | None:
+    return headers.get(b"authorization", b"").decode("latin-1") or None
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -20,13 +20,11 @@ from adapters.audit import SERVER, Act, Actor
 from adapters.connect import Database
 from adapters.database import AuditRow
 from service.database import FileRow, JobEventRow, JobRow, UploadRow, UsageRow
-from service.files import DELETED, UPLOADED, WRITTEN, Files
+from service.files import AT_ONCE, DELETED, UPLOADED, WRITTEN, Files
 from service.jobs.states import ENDED
 from service.settings import Settings
 from service.uploads import PENDING
 
-AT_ONCE = 500
-"""Files or jobs of one transaction, for which other writes wait."""
 BY = Actor(SERVER, "retention")
 Ids = dict[str, list[str]]
 """By whose they are."""
@@ -125,12 +123,7 @@ class Retention:
         last, gone = 0, Counter[str]()
         while True:
             with self._database.write() as session:
-                numbers = list(
-                    session.scalars(
-                        select(FileRow.number).where(which, FileRow.number > last)
-                        .order_by(FileRow.number).limit(AT_ONCE)
-                    )
-                )  # fmt: skip
+                numbers = self._files.numbers(session, which & (FileRow.number > last))
                 if not numbers:
                     break
                 late: Ids = defaultdict(list)

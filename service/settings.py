@@ -24,6 +24,7 @@ from adapters.database_url import parse_database_url
 from adapters.errors import AdapterError, InvalidInput
 from adapters.home import MAX_CACHE_GIB, STORE_CACHE_GIB, Home
 from adapters.remote import check_store_url
+from service.trust import Trust, check_issuer
 
 NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY", ACTOR})
 """Read elsewhere: the home, the key that `modiste loadtest` sends, for whom a child works."""
@@ -87,6 +88,26 @@ class Settings(BaseModel):
     )
     api_keys_file: Path | None = Field(
         default=None, description="file with one accepted API key a line"
+    )
+    oidc_audience: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
+        default=None, description="audience that tokens of oidc_issuer must be for"
+    )
+    oidc_project_claim: str = Field(
+        default="project",
+        min_length=1,
+        max_length=200,
+        description="claim of a token that names its caller's project",
+    )
+    oidc_leeway_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=300,
+        description="by how much the issuer's clock may differ, seconds",
+    )
+    oidc_issuer: str | None = Field(
+        default=None,
+        description="OpenID Connect issuer whose tokens are taken beside keys, its https address; "
+        "none: no tokens",
     )
     allow_anonymous: bool = Field(
         default=False, description="listen on a public address without keys"
@@ -183,6 +204,23 @@ class Settings(BaseModel):
         if any(len(key) < 16 for key in value):
             raise ValueError("an API key has 16 characters or more")
         return value
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issuer_that_can_be_trusted(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value:
+            return None
+        if not info.data.get("oidc_audience"):
+            raise ValueError("needs oidc_audience: tokens for other services would be taken too")
+        return check_issuer(value)
+
+    def trust(self) -> Trust | None:
+        """Whose tokens are taken, and which; None: nobody's."""
+        if self.oidc_issuer is None or self.oidc_audience is None:
+            return None
+        return Trust(
+            self.oidc_issuer, self.oidc_audience, self.oidc_project_claim, self.oidc_leeway_s
+        )
 
     @field_validator("store_url", "files_url")
     @classmethod

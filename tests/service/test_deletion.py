@@ -125,7 +125,8 @@ def traces(registry: Registry) -> list[str]:
     found = rows(registry, "ours", but=STAYS)
     for path in registry.home.root.rglob("*"):
         if path.is_file() and "modiste.db" not in path.name:
-            found += [str(path)] if "ours" in str(path) or TEXT in _read(path) else []
+            name = str(path.relative_to(registry.home.root))
+            found += [name] if "ours" in name or TEXT in _read(path) else []
     for remote in (files_of(registry).contents, registry.store.remote):
         if remote is not None:
             found += [

@@ -101,7 +101,7 @@ def test_outputs_have_a_time_of_their_own(registry: Registry, files: Files) -> N
 def test_of_several_servers_at_once_one_tells(
     registry: Registry, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.retention.AT_ONCE", 7)
+    monkeypatch.setattr("service.files.AT_ONCE", 7)
     old = {add(files, old=True) for _ in range(40)}
     servers = [
         Retention(
