@@ -34,7 +34,8 @@ class Erasure(Garbage):
             names = list(session.scalars(_names(project)))
             for table in (AliasRow, CanaryRow, CanaryCountRow):
                 session.execute(delete(table).where(table.adapter.in_(names)))
-            rows = session.scalars(select(VersionRow).where(VersionRow.adapter.in_(names))).all()
+            query = select(VersionRow).where(VersionRow.adapter.in_(names))
+            rows = session.scalars(query.order_by(VersionRow.adapter, VersionRow.number)).all()
             usable = [row for row in rows if row.state not in (RETIRED, REMOVED)]
             for row in usable:
                 row.state, row.reason = RETIRED, "its project is deleted"

@@ -145,7 +145,7 @@ def assemble(
         cabinet.keep_expiring(),
         keep_up(
             cabinet.in_thread,
-            retention.apply,
+            retention.keep,
             Deletion(registry, cabinet.files).finish,
             registry.forget_unknown,
         ),

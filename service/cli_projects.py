@@ -4,7 +4,7 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from adapters.registry import Registry
 from service.console import FAILED, AsJson, Home, complain, err, out
@@ -23,10 +23,10 @@ def list_projects(home: Home = None, as_json: AsJson = False) -> None:
     if not found:
         out.print("no projects; one begins with `modiste keys create --project NAME`")
         return
-    table = Table("project", "keys", *HELD, "state")
+    table = Table("project", Column("state", no_wrap=True), "keys", *HELD)
     for held in found.values():
         counts = (f"{held.has[what]:,}" for what in HELD)
-        table.add_row(held.name, str(held.keys), *counts, _state(held))
+        table.add_row(held.name, _state(held), str(held.keys), *counts)
     out.print(table)
 
 

@@ -274,8 +274,9 @@ class Files:
 
     def unused(self, session: Session, which: ColumnElement[bool]) -> list[FileRow]:
         """Those of some files that no job or batch needs any more."""
+        query = select(FileRow).where(which).order_by(FileRow.number)
         return [
-            row for row in session.scalars(select(FileRow).where(which).order_by(FileRow.number))
+            row for row in session.scalars(query).all()
             if not any(uses(session, row.id) for uses in self._uses)
         ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from adapters import audit
-from adapters.audit import SERVER, Act, Actor
+from adapters.audit import SERVER, Act, Actor, acting
 from adapters.connect import Database
 from adapters.database import AuditRow
 from service.database import FileRow, JobEventRow, JobRow, UploadRow, UsageRow
@@ -25,7 +25,6 @@ from service.jobs.states import ENDED
 from service.settings import Settings
 from service.uploads import PENDING
 
-BY = Actor(SERVER, "retention")
 Ids = dict[str, list[str]]
 """By whose they are."""
 
@@ -90,6 +89,11 @@ class Retention:
                 _, found["audit", None] = _entries(session, now - self._periods.audit)
         ordered = sorted(found.items(), key=lambda item: (item[0][0], item[0][1] or ""))
         return [Due(kind, project, count) for (kind, project), count in ordered if count]
+
+    def keep(self) -> None:
+        """As a server does by itself."""
+        with acting(Actor(SERVER, "retention")):
+            self.apply()
 
     def apply(self, now: datetime | None = None) -> list[Due]:
         """Remove what is due.
@@ -177,7 +181,7 @@ class Retention:
             for project, count in late:
                 details = {"count": count, "before": str((now - period).date())}
                 audit.record(
-                    session, Act.RETENTION_USAGE, "usage", project=project, details=details, by=BY
+                    session, Act.RETENTION_USAGE, "usage", project=project, details=details
                 )
             session.execute(delete(UsageRow).where(UsageRow.day < (now - period).date()))
         return [Due("usage", project, count) for project, count in late]
@@ -188,7 +192,7 @@ class Retention:
             if not count:
                 return []
             details = {"count": count, "older_than_days": _days(period)}
-            said = audit.record(session, Act.RETENTION_AUDIT, "audit", details=details, by=BY)
+            said = audit.record(session, Act.RETENTION_AUDIT, "audit", details=details)
             said.through = through
             session.flush()  # the database lets go of what a later row names
             session.execute(delete(AuditRow).where(AuditRow.number <= through))
@@ -218,7 +222,7 @@ def _tell(session: Session, act: Act, late: Ids, period: timedelta) -> None:
     for project, ids in late.items():
         details = {**audit.listed(ids), "older_than_days": _days(period)}
         what = act.value.partition(".")[2]
-        audit.record(session, act, what, project=project, details=details, by=BY)
+        audit.record(session, act, what, project=project, details=details)
 
 
 def _sums(act: Act, gone: Counter[str]) -> list[Due]:

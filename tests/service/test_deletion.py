@@ -244,6 +244,11 @@ def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize(
+    "full",
+    ["sqlite", "postgresql", pytest.param("s3", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_ended_between_any_two_writes_it_goes_on_to_the_end(
     full: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,9 +277,9 @@ def _delete(home: Path, begun: Any) -> None:
 def test_killed_at_any_moment_it_goes_on_to_the_end(tmp_path: Path) -> None:
     registry = Registry.open(tmp_path / "home")
     for project in ("theirs", "ours"):
-        fill(registry, tmp_path, project, many=12)
+        fill(registry, tmp_path, project, many=6)
     before, dice, context = others(registry), random.Random(5), get_context("fork")
-    for _ in range(6):
+    for _ in range(4):
         here, there = context.Pipe()
         process = context.Process(target=_delete, args=(registry.home.root, there))
         process.start()

@@ -18,7 +18,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from starlette.responses import JSONResponse
@@ -325,6 +325,7 @@ class TestAttacks:
         assert {error.code for error in errors} == {"invalid_token"}
         assert realm.asked == [oidc.DISCOVERY, "/keys"]
 
+    @settings(max_examples=40)
     @given(st.text(max_size=200) | st.binary(max_size=90).map(_b64))
     def test_whatever_is_sent_is_a_refusal(self, text: str) -> None:
         issuer = Issuer(Trust("http://127.0.0.1:1", AUDIENCE), again_s=1e9)
@@ -484,6 +485,6 @@ class TestSettings:
         with pytest.raises(SettingsError, match="needs oidc_audience"):
             load_settings(Home(tmp_path), {}, environment)
         environment["MODISTE_OIDC_AUDIENCE"] = AUDIENCE
-        settings = load_settings(Home(tmp_path), {}, environment)
-        assert settings.trust() == Trust("https://login.example.com/realm", AUDIENCE)
+        loaded = load_settings(Home(tmp_path), {}, environment)
+        assert loaded.trust() == Trust("https://login.example.com/realm", AUDIENCE)
         assert Settings().trust() is None

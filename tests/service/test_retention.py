@@ -83,9 +83,9 @@ def test_old_files_go_and_young_ones_and_those_in_use_stay(
     assert rules.apply() == [Due("files", "ours", 2), Due("files", "theirs", 1)]
     assert left(registry) == {*kept, used}
     assert (rules.due(), rules.apply()) == ([], [])
-    assert [(e.project, e.details, e.who) for e in entries(registry, Act.RETENTION_FILES)] == [
-        ("ours", {"count": 2, "ids": old, "older_than_days": 30.0}, "retention"),
-        ("theirs", {"count": 1, "ids": [foreign], "older_than_days": 30.0}, "retention"),
+    assert [(e.project, e.details) for e in entries(registry, Act.RETENTION_FILES)] == [
+        ("ours", {"count": 2, "ids": old, "older_than_days": 30.0}),
+        ("theirs", {"count": 1, "ids": [foreign], "older_than_days": 30.0}),
     ]
     assert entries(registry, Act.FILES_EXPIRED) == []
 
@@ -94,8 +94,10 @@ def test_outputs_have_a_time_of_their_own(registry: Registry, files: Files) -> N
     uploaded = add(files, old=True)
     for purpose in ("batch_output", "fine-tune-results"):
         add(files, purpose=purpose, old=True)
-    assert retention(registry, outputs=MONTH).apply() == [Due("outputs", "ours", 2)]
+    retention(registry, outputs=MONTH).keep()
     assert left(registry) == {uploaded}
+    (entry,) = entries(registry, Act.RETENTION_OUTPUTS)
+    assert (entry.kind, entry.who, entry.details["count"]) == ("server", "retention", 2)
 
 
 def test_of_several_servers_at_once_one_tells(
