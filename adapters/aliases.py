@@ -1,12 +1,13 @@
 """Aliases: names that point at a version and move atomically, every move on record."""
 
-import getpass
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from adapters import audit
+from adapters.audit import Act
 from adapters.database import AliasMoveRow, AliasRow, CanaryCountRow, CanaryRow, VersionRow
 from adapters.errors import AliasNotFound, VersionNotFound
 from adapters.gate import overrule
@@ -73,7 +74,7 @@ class Aliases(Records):
         """
         with self._write() as session:
             row = self._previous(session, name, alias)
-            return self._move(session, row, alias, who, why, rollback=True)
+            return self._move(session, row, alias, who, why, Act.ALIAS_ROLLED_BACK)
 
     def previous(self, name: str, alias: str = PRODUCTION) -> Version:
         """The version to which `rollback` would go back.
@@ -122,7 +123,8 @@ class Aliases(Records):
         why = overrule(version, force=force, why=why)
         if not force:
             check_servers(session, version)
-        return self._move(session, row, alias, who, why)
+        act = Act.ALIAS_FORCED if force else Act.ALIAS_PROMOTED
+        return self._move(session, row, alias, who, why, act)
 
     def _previous(self, session: Session, name: str, alias: str) -> VersionRow:
         check_alias(alias)
@@ -152,9 +154,8 @@ class Aliases(Records):
         return _trail(self._moves(session, alias.adapter, alias.alias))[-2:]
 
     def _move(
-        self, session: Session, row: VersionRow, alias: str, who: str, why: str,
-        *, rollback: bool = False,
-    ) -> Version:  # fmt: skip
+        self, session: Session, row: VersionRow, alias: str, who: str, why: str, act: Act
+    ) -> Version:
         version = self._version(row)
         check_ready(version)
         forget_canary(session, row.adapter, alias)
@@ -167,16 +168,26 @@ class Aliases(Records):
             current.number, current.moved = row.number, now
         move = AliasMoveRow(
             adapter=row.adapter, alias=alias, from_number=before, to_number=row.number,
-            who=who, why=why, rollback=rollback,
+            who=who, why=why, rollback=act == Act.ALIAS_ROLLED_BACK,
         )  # fmt: skip
-        self._record(session, move)
+        self._record(session, move, act)
         return version
 
-    def _record(self, session: Session, move: AliasMoveRow) -> None:
-        """Keep a move: now, and by the system's user where nobody is named."""
-        move.who = move.who or getpass.getuser()
-        move.moved = datetime.now(UTC)
+    def _record(self, session: Session, move: AliasMoveRow, act: Act, **details: bool) -> None:
+        """Keep a move in the history and in the audit log: now, by who acts or is named."""
+        actor = audit.current_actor()
+        if move.who and move.who != actor.name:
+            actor = audit.Actor(audit.OPERATOR, move.who)
+        move.who, move.moved = actor.name, datetime.now(UTC)
         session.add(move)
+        of = f"{move.adapter}@{move.alias or move.to_number}"
+        told = {
+            "from": move.from_number, "to": move.to_number, "percent": move.percent,
+            "why": move.why, **details,
+        }  # fmt: skip
+        told = {key: value for key, value in told.items() if value not in (None, "")}
+        project = self._adapter(session, move.adapter).project
+        audit.record(session, act, of, project=project, details=told, by=actor)
 
 
 def forget_canary(session: Session, name: str, alias: str) -> None:

@@ -11,7 +11,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,6 +247,34 @@ class CachedStore(Store):
             shutil.rmtree(aside)
             return cached.size
         return 0
+
+    def erase(self, name: str, digest: str) -> None:
+        key = self.key(name, digest)
+        # without its manifest it is no version, whatever a break leaves of it
+        self.remote.remove([f"{key}/{MANIFEST}", *(f"{key}/{f}" for f in self.remote.files(key))])
+        self.remote.remove_folder(key)
+        self.remote.remove_folder(name)
+        self._erase_here(name, digest)
+
+    def _erase_here(self, name: str, digest: str, how: int = fcntl.LOCK_EX) -> None:
+        with self._locked(name, digest, how):
+            super().erase(name, digest)
+        self._lock_of(name, digest).unlink(missing_ok=True)
+
+    def keep_only(self, known: Collection[tuple[str, str]], unused_s: float) -> int:
+        """Remove from the cache what is not known, by adapter and digest; returns how much that is.
+
+        Args:
+            unused_s: younger things may be about to be known.
+        """
+        removed = 0
+        for folder in self.root.glob("[!.]*/*"):
+            name, digest = folder.parent.name, f"sha256:{folder.name}"
+            if (name, digest) not in known and time.time() - folder.stat().st_mtime > unused_s:
+                with suppress(BlockingIOError), self.writing():
+                    self._erase_here(name, digest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    removed += 1
+        return removed
 
     def key(self, name: str, digest: str, *rest: str) -> str:
         """Where a version, or a file of it, lies in the remote store."""

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.aliases import Aliases, forget_canary
+from adapters.audit import Act
 from adapters.database import AliasMoveRow, AliasRow, CanaryRow
 from adapters.errors import AliasNotFound, InvalidInput
 from adapters.gate import overrule
@@ -91,7 +92,8 @@ class Canaries(Aliases):
                     "rule": rule.model_dump(), "looks": 0, "judged_at": 0,
                     "forced": force and promotes,
                 }  # fmt: skip
-            self._record_share(session, live, Canary(row.number, percent), who, why)
+            share = Canary(row.number, percent)
+            self._record_share(session, live, share, who, why, force=force)
             return version
 
     def end_canary(
@@ -158,10 +160,12 @@ class Canaries(Aliases):
         return live
 
     def _record_share(
-        self, session: Session, live: AliasRow, share: Canary, who: str, why: str
-    ) -> None:
+        self, session: Session, live: AliasRow, share: Canary, who: str, why: str,
+        *, force: bool = False,
+    ) -> None:  # fmt: skip
         move = AliasMoveRow(
             adapter=live.adapter, alias=live.alias, from_number=live.number,
             to_number=share.number, who=who, why=why, percent=share.percent,
         )  # fmt: skip
-        self._record(session, move)
+        act = Act.CANARY_STARTED if share.percent else Act.CANARY_ENDED
+        self._record(session, move, act, **({"forced": True} if force else {}))

@@ -3,10 +3,18 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0007"
+SCHEMA = "0008"
 
 
 class Moment(TypeDecorator[datetime]):
@@ -153,3 +161,33 @@ class ServerRow(Table):
     limits: Mapped[dict[str, Any]]
     until: Mapped[float]
     """Seconds since 1970; a server that is killed runs out."""
+
+
+class AuditRow(Table):
+    """An act on record. The database refuses to change rows; see `adapters.audit`."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        UniqueConstraint("id", name="uq_audit_id"),
+        CheckConstraint("through < number", name="ck_audit_through"),
+        Index("ix_audit_project", "project", "number"),
+        Index("ix_audit_through", "through"),
+        {"sqlite_autoincrement": True},
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """Rises; none is given twice."""
+    id: Mapped[str]
+    made: Mapped[datetime]
+    act: Mapped[str]
+    what: Mapped[str]
+    """The thing that was acted on."""
+    project: Mapped[str | None]
+    """Whose it is."""
+    details: Mapped[dict[str, Any]]
+    kind: Mapped[str]
+    """Of who acted: a caller, an operator at the command line, or a server by itself."""
+    who: Mapped[str]
+    caller_project: Mapped[str | None]
+    request_id: Mapped[str | None]
+    through: Mapped[int | None]
+    """Rows up to this number were removed, as this row says."""

@@ -5,6 +5,7 @@ import time
 
 from sqlalchemy import select
 
+from adapters.cached import CachedStore
 from adapters.database import LeaseRow, VersionRow
 from adapters.errors import StoreFailed
 from adapters.records import REMOVED, Records, Version
@@ -13,6 +14,8 @@ logger = logging.getLogger("modiste.store")
 
 RECENT_S = 60.0
 """What was asked for since then may be about to be read, or leased."""
+UNKNOWN_S = 3600.0
+"""What the database doesn't know for so long is not about to be published."""
 
 
 class Fetches(Records):
@@ -56,6 +59,16 @@ class Fetches(Records):
             except StoreFailed as error:
                 logger.warning("the cache can't be made smaller: %s", error)
                 break
+
+    def forget_unknown(self) -> int:
+        """Remove from the cache what was erased through another home; returns how many versions.
+
+        A local store keeps what the database doesn't know: that may be an older one, restored.
+        """
+        if not isinstance(self.store, CachedStore):
+            return 0
+        states, _ = self._uses()
+        return self.store.keep_only(states.keys(), UNKNOWN_S)
 
     def _uses(self) -> tuple[dict[tuple[str, str], str], set[tuple[str, str]]]:
         """States of all versions and which of them are leased, by adapter and digest."""

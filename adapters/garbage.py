@@ -18,6 +18,8 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapters import audit
+from adapters.audit import Act
 from adapters.canaries import Canaries
 from adapters.database import AdapterRow, AliasRow, CanaryRow, LeaseRow, VersionRow
 from adapters.errors import AdapterError, InvalidInput
@@ -88,10 +90,7 @@ class Garbage(Canaries, RemoteGarbage):
                 collected.size += sum(_size(folder, spare=MANIFEST) for folder in folders)
                 if not dry_run:
                     for row in doomed:
-                        row.state, row.reason = (
-                            REMOVED,
-                            f"collected on {now:%Y-%m-%d}",
-                        )
+                        self._remove_version(session, row, f"collected on {now:%Y-%m-%d}")
             # publications rename into place under the same lock
             with self._write() as session:
                 orphans = self._orphans(session)
@@ -107,6 +106,15 @@ class Garbage(Canaries, RemoteGarbage):
         if project is not None:
             collected.leftovers.clear()
         return collected
+
+    def _remove_version(self, session: Session, row: VersionRow, why: str) -> None:
+        """From here on nobody uses a version, and its files may go."""
+        row.state, row.reason = REMOVED, why
+        project = self._adapter(session, row.adapter).project
+        audit.record(
+            session, Act.VERSION_DELETED, f"{row.adapter}@{row.number}", project=project,
+            details={"digest": row.digest, "why": why},
+        )  # fmt: skip
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

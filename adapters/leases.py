@@ -4,16 +4,16 @@ A server that is killed leaves its rows behind; they run out.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from adapters.compatibility import Takes
-from adapters.database import LeaseRow, ServerRow
+from adapters.database import LeaseRow, ServerRow, VersionRow
 from adapters.errors import IncompatibleAdapter
 from adapters.names import Reference
-from adapters.records import READY, Records, Version, check_ready
+from adapters.records import READY, RETIRED, Records, Version, check_ready
 
 WANTED_S = 3600.0
 """How long what an ended server used counts as wanted; then its leases are forgotten."""
@@ -43,6 +43,14 @@ class Leases(Records):
             session.execute(delete(LeaseRow).where((LeaseRow.server == server) | forgotten))
             for version in versions:
                 _lease(session, server, version)
+
+    def out_of_use(self, versions: Sequence[Version]) -> list[Version]:
+        """Those that were retired, or are not known any more."""
+        names = {version.name for version in versions}
+        query = select(VersionRow).where(VersionRow.adapter.in_(names), VersionRow.state != RETIRED)
+        with self._read() as session:
+            known = {(row.adapter, row.number) for row in session.scalars(query)}
+        return [version for version in versions if (version.name, version.number) not in known]
 
     def wanted(self, server: str) -> list[Version]:
         """What other servers use, or ended servers used within the hour, the latest first."""

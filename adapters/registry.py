@@ -11,14 +11,16 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from adapters import audit
+from adapters.audit import SERVER, Act, Actor, acting
 from adapters.bases import Base
 from adapters.cached import open_store
 from adapters.connect import open_database, reason
 from adapters.database import AdapterRow, AliasRow, BaseRow, CanaryRow, VersionRow
 from adapters.database_url import find_database, shown, sqlite_url
+from adapters.erasure import Erasure
 from adapters.errors import AdapterError, BaseNotFound, InvalidName, StoreFailed
 from adapters.fetches import Fetches
-from adapters.garbage import Garbage
 from adapters.home import Home
 from adapters.leases import Leases
 from adapters.manifest import Draft, Manifest
@@ -35,7 +37,7 @@ __all__ = ["AdapterRecord", "Registry", "Version", "check_ready"]
 _MOST_WRONG = 3
 
 
-class Registry(Garbage, Retirements, Trials, Leases, Fetches):
+class Registry(Erasure, Retirements, Trials, Leases, Fetches):
     """All of one home folder. Safe to use from several processes and threads."""
 
     def __init__(self, home: Home, database: Engine, store: Store) -> None:
@@ -113,6 +115,11 @@ class Registry(Garbage, Retirements, Trials, Leases, Fetches):
             elif row.state == READY:
                 return self._version(row)
             # new, or quarantined for damaged files, retired or removed: these are whole
+            told = {"digest": row.digest} | ({"was": row.state} if row.state else {})
+            audit.record(
+                session, Act.VERSION_PUBLISHED, f"{row.adapter}@{row.number}",
+                project=draft.project, details=told,
+            )  # fmt: skip
             _finish(staged, row.number, now)
             row.state, row.reason = READY, ""
             return self._version(row)
@@ -209,10 +216,16 @@ class Registry(Garbage, Retirements, Trials, Leases, Fetches):
 
     def quarantine(self, version: Version, reason: str) -> None:
         """Mark a version that failed its proof; it is not served again, nor tried out."""
-        with self._write() as session:
+        with acting(Actor(SERVER, BY_RULE)), self._write() as session:
             row = self._numbered(session, version.name, version.number)
             if row.state == RETIRED:
                 return
+            if (row.state, row.reason) != (QUARANTINED, reason):  # each server may tell it
+                audit.record(
+                    session, Act.VERSION_QUARANTINED, version.reference,
+                    project=self._adapter(session, row.adapter).project,
+                    details={"why": reason},
+                )  # fmt: skip
             row.state, row.reason = QUARANTINED, reason
             tried = select(CanaryRow).filter_by(adapter=row.adapter, number=row.number)
             for canary in session.scalars(tried).all():
@@ -265,6 +278,12 @@ class Registry(Garbage, Retirements, Trials, Leases, Fetches):
                         created=datetime.now(UTC),
                     )
                 )  # fmt: skip
+                audit.record(
+                    session,
+                    Act.BASE_ADDED,
+                    base.name,
+                    details={"fingerprint": base.ref.fingerprint},
+                )
             else:
                 row.record = record
                 row.is_default = default or row.is_default

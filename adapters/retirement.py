@@ -3,11 +3,11 @@
 Its number, manifest and place in the history stay; its files go with the next collection.
 """
 
-import getpass
 from datetime import UTC, datetime
 
 from sqlalchemy import select
 
+from adapters.audit import Act, current_actor
 from adapters.canaries import Canaries
 from adapters.database import AliasMoveRow, AliasRow, BaseRow, CanaryRow
 from adapters.errors import InvalidInput, Retired, VersionInUse
@@ -34,7 +34,7 @@ class Retirements(Canaries):
             VersionInUse: an alias or a canary points at it.
         """
         parsed = parse_reference(reference)
-        now, who = datetime.now(UTC), who or getpass.getuser()
+        now, who = datetime.now(UTC), who or current_actor().name
         with self._write() as session:
             if parsed.alias is not None:
                 if session.get(BaseRow, reference) is None:
@@ -66,7 +66,7 @@ class Retirements(Canaries):
                 adapter=row.adapter, alias="", from_number=row.number, to_number=row.number,
                 who=who, why=why,
             )  # fmt: skip
-            self._record(session, record)
+            self._record(session, record, Act.VERSION_RETIRED)
             return self._version(row)
 
 

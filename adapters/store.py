@@ -9,8 +9,9 @@ last, so a folder with a manifest is whole.
 import json
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,21 @@ class Store:
     def drop(self, cached: "Cached", *, removed: bool) -> int:  # noqa: ARG002
         """Let go of a version here; returns the bytes that went."""
         return 0
+
+    def erase(self, name: str, digest: str) -> None:
+        """Remove every file of a version, its manifest too; one that is gone is fine.
+
+        Raises:
+            StoreFailed, OSError: the rest is left for the next call.
+        """
+        folder = self.folder(name, digest)
+        if folder.is_dir():
+            self.staging.mkdir(exist_ok=True)
+            aside = Path(tempfile.mkdtemp(dir=self.staging, prefix=ASIDE))
+            folder.rename(aside / folder.name)
+            shutil.rmtree(aside)
+        with suppress(OSError):  # it has other versions
+            folder.parent.rmdir()
 
     def upload(self, staged: "Staged") -> None:
         """Copy a publication's files elsewhere, where that is needed."""

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapters.audit import SERVER, Act, Actor, acting
 from adapters.canaries import Canaries, Key
 from adapters.database import AliasRow, CanaryCountRow, CanaryRow, ScoreRow
 from adapters.errors import GateFailed, IncompatibleAdapter, InvalidInput
@@ -85,7 +86,7 @@ class Trials(Canaries):
 
     def judge_canary(self, key: Key) -> Verdict | None:
         """End a canary when its rule says so; None when it goes on."""
-        with self._write() as session:
+        with acting(Actor(SERVER, BY_RULE)), self._write() as session:
             row = session.get(CanaryRow, key)
             if row is None or row.rule is None:
                 return None
@@ -115,7 +116,8 @@ class Trials(Canaries):
             check_servers(session, version)
         except (GateFailed, IncompatibleAdapter):  # a server started that can't take it
             return False
-        self._move(session, found, row.alias, BY_RULE, why)
+        act = Act.ALIAS_FORCED if forced else Act.ALIAS_PROMOTED
+        self._move(session, found, row.alias, BY_RULE, why, act)
         return True
 
 

@@ -24,7 +24,9 @@ from service.batches.runner import gate_places, run_batches
 from service.capacity import Capacity
 from service.children import Children
 from service.compiler import describe
+from service.deletion import Deletion
 from service.demand import Demand
+from service.departures import follow_retirements
 from service.ending import Ending, Outcome
 from service.grammars import Grammars
 from service.inside import ask
@@ -39,6 +41,7 @@ from service.readiness import Readiness
 from service.record import Record
 from service.redaction import Secrets
 from service.residency import AdapterEngine, Limits, Residency, ServedNames
+from service.retention import Periods, Retention
 from service.routes.files import Cabinet
 from service.settings import Settings
 from service.survey import Survey
@@ -46,6 +49,7 @@ from service.telemetry import Metrics
 from service.tracing import Tracing, otlp_exporter
 from service.traffic import Traffic
 from service.trials import Observer
+from service.upkeep import keep_up
 from service.usage import Ledger, Usage
 from service.watchdog import Pulse
 
@@ -136,6 +140,9 @@ def assemble(
     residency = Residency(engine, registry, served, plan.limits(), metrics)
     models = Models(registry, residency, plan.base)
     cabinet = Cabinet.open(registry, settings.max_file_bytes)
+    retention = Retention(
+        registry.database, cabinet.files, registry.home.jobs, Periods.of(settings)
+    )
     observer = Observer(registry, residency.leasing.server, models, metrics)
     ledger, children, batches = Ledger(registry.database), Children(), Batches(registry.database)
     limiter = Limiter(
@@ -172,7 +179,15 @@ def assemble(
         models.follow(settings.alias_poll_s),
         residency.leasing.keep(residency.digests),
         plan.authenticator.follow(),
+        plan.authenticator.follow_issuer(),
         cabinet.keep_expiring(),
+        keep_up(
+            cabinet.in_thread,
+            retention.keep,
+            Deletion(registry, cabinet.files).finish,
+            registry.forget_unknown,
+        ),
+        follow_retirements(registry, residency),
         ledger.run(),
         limiter.run(),
         Survey(registry.database, registry.home.root, metrics, residency.labels).run(),

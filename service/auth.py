@@ -15,6 +15,7 @@ from typing import Protocol
 from adapters.errors import AdapterError
 from service.errors import Unauthenticated
 from service.keys import DEFAULT_PROJECT, Key
+from service.oidc import Issuer, is_token
 from service.scopes import ALL, DEFAULT, Scopes
 
 logger = logging.getLogger("modiste.auth")
@@ -49,12 +50,16 @@ class Authenticator:
     Args:
         keys: of the settings.
         made: those of the database; read once here, and by `follow`.
+        issuer: whose tokens are taken beside keys.
 
     Raises:
         StoreFailed: the database can't be read.
     """
 
-    def __init__(self, keys: list[str], made: Made | None = None) -> None:
+    def __init__(
+        self, keys: list[str], made: Made | None = None, issuer: Issuer | None = None
+    ) -> None:
+        self._issuer = issuer
         self._fixed = {hashlib.sha256(key.encode()).digest() for key in keys}
         self._source = made
         self._made: dict[bytes, Key] = {} if made is None else made.by_digest()
@@ -62,7 +67,17 @@ class Authenticator:
     @property
     def asks_for_keys(self) -> bool:
         """From the first key on that was ever made: revoking the last one opens no door."""
-        return bool(self._fixed or self._made)
+        return bool(self._fixed or self._made or self._issuer)
+
+    async def follow_issuer(self) -> None:
+        """Keep the issuer's keys fresh."""
+        if self._issuer is not None:
+            await self._issuer.follow()
+
+    async def prepare(self, authorization: str | None) -> None:
+        """What has to be asked for before `caller` can tell; nothing for keys."""
+        if self._issuer is not None and (given := _given(authorization)) and is_token(given):
+            await self._issuer.prepare(given)
 
     def refresh(self) -> None:
         """Know the keys of the database as they are now.
@@ -89,15 +104,19 @@ class Authenticator:
 
         Raises:
             Unauthenticated: keys are on, and the header has none or a wrong one.
+            NotReady: it has a token of the issuer, whose keys are not known yet.
         """
         if not self.asks_for_keys:
             return ANONYMOUS
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = _given(authorization)
+        if not key:
             raise Unauthenticated("no API key was given", hint=HINT, code="missing_api_key")
-        given = hashlib.sha256(key.strip().encode()).digest()
+        given = hashlib.sha256(key.encode()).digest()
         # every key is compared, so the time tells nothing of which one is near
         known = [digest for digest in (*self._fixed, *self._made) if _same(given, digest)]
+        if not known and self._issuer is not None and is_token(key):
+            bearer = self._issuer.bearer(key)
+            return Caller(bearer.name, bearer.project)
         if not known:
             raise Unauthenticated("the API key is not valid", hint=HINT)
         made = self._made.get(known[0])
@@ -108,6 +127,12 @@ class Authenticator:
                 "the API key has expired or was revoked", hint="ask for another key"
             )
         return Caller(made.id, made.project, made.scopes)
+
+
+def _given(authorization: str | None) -> str:
+    """The key or token of the header; empty: there is none."""
+    scheme, _, key = (authorization or "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _same(given: bytes, known: bytes) -> bool:

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from adapters.audit import current_actor, environment_of
 from service.errors import BadRequest, NotReady, ServiceError
 
 logger = logging.getLogger("modiste.children")
@@ -41,7 +42,7 @@ class Children:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", module, *arguments, "--json",
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE, env=os.environ | environment_of(current_actor()),
             )  # fmt: skip
             with suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)

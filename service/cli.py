@@ -19,8 +19,10 @@ from adapters.errors import AdapterError
 from adapters.registry import Registry
 from service import cli_canaries as _canaries  # noqa: F401  # adds its commands
 from service.cli_adapters import adapters_app
+from service.cli_audit import audit
 from service.cli_keys import keys_app
 from service.cli_projects import projects_app
+from service.cli_retention import retention
 from service.cli_usage import usage
 from service.console import (
     BAD_INPUT,
@@ -71,6 +73,8 @@ app.add_typer(adapters_app, name="adapters")
 app.add_typer(keys_app, name="keys")
 app.add_typer(projects_app, name="projects")
 app.command()(usage)
+app.command()(audit)
+app.command()(retention)
 app.command()(sbom)
 
 

@@ -1,15 +1,13 @@
 """`modiste keys`: who may ask this installation's servers."""
 
 import json
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from adapters.errors import InvalidInput
 from adapters.registry import Registry
 from service.cli_limits import (
     Concurrent,
@@ -21,15 +19,12 @@ from service.cli_limits import (
     some_limits,
     told,
 )
-from service.console import AsJson, Home, out
+from service.console import AsJson, Home, out, parse_span
 from service.keys import DEFAULT_PROJECT, Key, Keys
 from service.limiting.limits import Limits
 from service.scopes import DEFAULT, Scope, in_order
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys and their projects.")
-
-_SPAN = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Project = Annotated[str, typer.Option(help="Project: its files, jobs and adapters are its own.")]
 
@@ -55,7 +50,7 @@ def create(  # noqa: PLR0913, PLR0917  # one for each option
     key, secret = _keys(home).create(
         project,
         name,
-        None if expires is None else _span(expires),
+        None if expires is None else parse_span(expires, "expires"),
         frozenset(scope) if scope else DEFAULT,
         Limits(**given_limits(requests_per_minute, tokens_per_minute, concurrent)),
     )
@@ -125,16 +120,6 @@ def limit_key(
 
 def _keys(home: Any) -> Keys:
     return Keys(Registry.open(home).database)
-
-
-def _span(text: str) -> timedelta:
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise InvalidInput(
-            f"expires {text[:40]!r} is no span of time",
-            hint="write a number and s, m, h or d: 90d", param="expires",
-        )  # fmt: skip
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def _state(key: Key) -> str:

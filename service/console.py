@@ -1,13 +1,17 @@
 """What all commands share: the terminal, common options, how errors look, and children."""
 
+import re
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from adapters.errors import InvalidInput
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -21,6 +25,25 @@ Home = Annotated[
     Path | None, typer.Option(help="The home folder.", envvar="MODISTE_HOME", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_span(text: str, param: str) -> timedelta:
+    """A span of time as an option gives it.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise InvalidInput(
+            f"{param} {text[:40]!r} is no span of time",
+            hint="write a number and s, m, h or d: 90d", param=param,
+        )  # fmt: skip
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def complain(message: str, hint: str = "") -> None:

@@ -24,6 +24,8 @@ class ProjectRow(Table):
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     concurrent: Mapped[int | None] = mapped_column(BigInteger)
     """Of each limit none: that of the settings; 0: there is no limit."""
+    deleting: Mapped[datetime | None]
+    """Since when: its keys are revoked, and what it has goes, also what comes late."""
 
 
 class KeyRow(Table):

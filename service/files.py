@@ -5,9 +5,11 @@ file that is deleted or has expired is gone at once, its content a moment later.
 lie under their file's id at an fsspec URL, a folder of the home by default.
 """
 
+import logging
 import secrets
 import string
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +20,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
+from adapters import audit
+from adapters.audit import SERVER, Act, Actor
 from adapters.connect import Database
 from adapters.digests import digest_file
 from adapters.errors import StoreFailed
@@ -27,6 +31,8 @@ from service.database import FileRow
 from service.errors import FileNotFound, InUse
 from service.objects import MOST_S, page_of
 from service.scratch import scratch
+
+logger = logging.getLogger("modiste.files")
 
 UPLOADED = ("fine-tune", "batch", "evals", "user_data")
 """Purposes that a caller may give."""
@@ -38,8 +44,14 @@ BATCH_EXPIRES = timedelta(seconds=MOST_S)
 _CURSOR_KEPT = timedelta(days=7)
 """So long after its end a file may be the `after` of a page."""
 
+DELETED = datetime.fromtimestamp(0, UTC)
+"""Expiry of a file that was taken away before its time, and whose content is about to go."""
+
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH = 24
+
+AT_ONCE = 500
+"""Files of one transaction, for which other writes wait."""
 
 Uses = Callable[[Session, str], str | None]
 """Who still needs a file, told in words; None: nobody."""
@@ -188,7 +200,7 @@ class Files:
             BadRequest: there is no file `after`.
         """
         of = FileRow.project == project
-        query = select(FileRow).where(of, _lives(), FileRow.purpose.in_(purposes))
+        query = select(FileRow).where(of, lives(), FileRow.purpose.in_(purposes))
         with self._database.read() as session:
             rows, more = page_of(session, query, of, after, limit, rising=rising)
         return [_file(row) for row in rows], more
@@ -208,8 +220,15 @@ class Files:
                         f"file {id_} is used by {user}", param="file_id", code="file_in_use",
                         hint="cancel that first, or wait for its end",
                     )  # fmt: skip
-            row.deleted = datetime.now(UTC)
-        self.contents.remove([id_])
+            row.deleted, row.expires, row.filename = datetime.now(UTC), DELETED, ""
+            audit.record(session, Act.FILE_DELETED, id_, project=project)
+        try:
+            self.contents.remove([id_])
+        except StoreFailed as error:
+            logger.warning("the content of %s is removed later: %s", id_, error)
+            return
+        with self._database.write() as session:
+            session.execute(update(FileRow).where(FileRow.id == id_).values(expires=None))
 
     def expire(self) -> int:
         """Remove what has expired; returns how many files that were.
@@ -217,17 +236,65 @@ class Files:
         Raises:
             StoreFailed: the rest is left for the next time.
         """
+        last, removed = 0, 0
+        while True:
+            late = (FileRow.expires <= datetime.now(UTC)) & (FileRow.number > last)
+            with self._database.read() as session:
+                numbers = self.numbers(session, late)
+                if not numbers:
+                    break
+                ids = [row.id for row in self.unused(session, FileRow.number.in_(numbers))]
+            # contents first: what a kill leaves is still known, and goes the next time
+            self.contents.remove(ids)
+            removed += self._forget(ids)
+            last = numbers[-1]
+        with self._database.write() as session:
+            old = FileRow.deleted < datetime.now(UTC) - _CURSOR_KEPT
+            session.execute(delete(FileRow).where(old, FileRow.expires.is_(None)))
+        return removed
+
+    def _forget(self, late: list[str]) -> int:
+        """Of files that have expired, and whose contents are removed, keep only their places."""
         now = datetime.now(UTC)
         with self._database.write() as session:
-            late = select(FileRow).where(FileRow.expires <= now, FileRow.deleted.is_(None))
-            gone = [
-                row.id for row in list(session.scalars(late))
-                if not any(uses(session, row.id) for uses in self._uses)
-            ]  # fmt: skip
-            session.execute(update(FileRow).where(FileRow.id.in_(gone)).values(deleted=now))
-            session.execute(delete(FileRow).where(FileRow.deleted < now - _CURSOR_KEPT))
-        self.contents.remove(gone)
+            query = select(FileRow).where(FileRow.id.in_(late)).order_by(FileRow.number)
+            gone = list(session.scalars(query))
+            expired = [row for row in gone if row.expires != DELETED]
+            for project, ids in by_project(expired).items():
+                audit.record(
+                    session, Act.FILES_EXPIRED, "files", project=project,
+                    details=audit.listed(ids), by=Actor(SERVER, "expiry"),
+                )  # fmt: skip
+            for row in gone:
+                row.deleted, row.expires, row.filename = row.deleted or now, None, ""
         return len(gone)
+
+    def erase(self, project: str, most: int) -> int:
+        """Remove some of a project's files, whatever needs them; returns how many.
+
+        Raises:
+            StoreFailed: they are still known.
+        """
+        mine = select(FileRow.id).where(FileRow.project == project).limit(most)
+        with self._database.read() as session:
+            ids = list(session.scalars(mine))
+        self.contents.remove(ids)
+        with self._database.write() as session:
+            session.execute(delete(FileRow).where(FileRow.id.in_(ids)))
+        return len(ids)
+
+    def numbers(self, session: Session, which: ColumnElement[bool]) -> list[int]:
+        """The first of some files, as many as one transaction shall look at."""
+        query = select(FileRow.number).where(which).order_by(FileRow.number)
+        return list(session.scalars(query.limit(AT_ONCE)))
+
+    def unused(self, session: Session, which: ColumnElement[bool]) -> list[FileRow]:
+        """Those of some files that no job or batch needs any more."""
+        query = select(FileRow).where(which).order_by(FileRow.number)
+        return [
+            row for row in session.scalars(query).all()
+            if not any(uses(session, row.id) for uses in self._uses)
+        ]  # fmt: skip
 
     @contextmanager
     def content(self, file: File) -> Iterator[Path]:
@@ -251,6 +318,14 @@ class Files:
             yield place
 
 
+def by_project(rows: Iterable[FileRow]) -> dict[str, list[str]]:
+    """Ids of files by whose they are."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found[row.project].append(row.id)
+    return found
+
+
 def new_id(prefix: str) -> str:
     """An id that nobody guesses."""
     return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
@@ -266,7 +341,8 @@ def derived_id(*parts: str) -> str:
     return f"file-{digits}"
 
 
-def _lives() -> ColumnElement[bool]:
+def lives() -> ColumnElement[bool]:
+    """Files that can be asked for."""
     current = or_(FileRow.expires.is_(None), FileRow.expires > datetime.now(UTC))
     return and_(FileRow.deleted.is_(None), current)
 
@@ -274,7 +350,7 @@ def _lives() -> ColumnElement[bool]:
 def _row(
     session: Session, id_: str, project: str, param: str | None, *, expired: bool = False
 ) -> FileRow:
-    wanted = FileRow.deleted.is_(None) if expired else _lives()
+    wanted = FileRow.deleted.is_(None) if expired else lives()
     query = select(FileRow).where(FileRow.id == id_, FileRow.project == project, wanted)
     row = session.scalar(query)
     if row is None:

@@ -15,10 +15,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapters import audit
+from adapters.audit import Act
 from adapters.connect import Database
 from adapters.errors import InvalidInput
 from adapters.names import check_name
 from service.database import KeyRow, ProjectRow
+from service.holdings import has_any
 from service.limiting.limits import NO_LIMITS, Limits
 from service.scopes import DEFAULT, Scope, Scopes, in_order
 
@@ -92,10 +95,15 @@ class Keys:
             **limits.columns(),
         )  # fmt: skip
         with self._database.write() as session:
-            if session.get(ProjectRow, project) is None:
-                session.add(ProjectRow(name=project, created=now))
+            of = session.get(ProjectRow, project)
+            if of is None:
+                session.add(ProjectRow(name=project, created=now, deleting=None))
                 session.flush()
+            elif of.deleting is not None:
+                _reopen(session, of)
             session.add(row)
+            told = {"name": name, "expires": None if expires is None else expires.isoformat()}
+            audit.record(session, Act.KEY_CREATED, row.id, project=project, details=told)
         return _key(row), secret
 
     def all(self, project: str | None = None) -> list[Key]:
@@ -116,6 +124,7 @@ class Keys:
             row = _row(session, id_)
             if row.revoked is None:
                 row.revoked = datetime.now(UTC)
+                audit.record(session, Act.KEY_REVOKED, row.id, project=row.project)
             return _key(row)
 
     def limit(self, id_: str, changes: Mapping[str, int | None]) -> Key:
@@ -144,11 +153,28 @@ class Keys:
             row = session.get(KeyRow, id_)
             return row is None or _key(row).works(datetime.now(UTC))
 
+    def closed(self) -> frozenset[str]:
+        """Projects that are being deleted, or are."""
+        query = select(ProjectRow.name).where(ProjectRow.deleting.is_not(None))
+        with self._database.read() as session:
+            return frozenset(session.scalars(query))
+
     def by_digest(self) -> dict[bytes, Key]:
         """Every key by the digest of its secret."""
         with self._database.read() as session:
             rows = session.scalars(select(KeyRow))
             return {bytes.fromhex(row.digest): _key(row) for row in rows}
+
+
+def _reopen(session: Session, of: ProjectRow) -> None:
+    """A project that was deleted may begin again once nothing is left of it."""
+    if has_any(session, of.name):
+        raise InvalidInput(
+            f"project {of.name!r} is being deleted",
+            hint=f"let `modiste projects delete {of.name}` come to its end, or choose another name",
+            param="project",
+        )  # fmt: skip
+    of.deleting = None
 
 
 def digest(secret: str) -> str:

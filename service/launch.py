@@ -21,6 +21,7 @@ from service.ending import EndedByItself, Outcome
 from service.engine_plugin import on_cpu
 from service.files import INCOMING
 from service.keys import Keys
+from service.oidc import Issuer
 from service.redaction import Secrets
 from service.settings import Settings, SettingsError
 
@@ -220,7 +221,10 @@ def serve(settings: Settings, registry: Registry) -> None:
     """
     environment = dict(os.environ)  # of the worker: without what vLLM is told
     base = registry.base(settings.base)
-    authenticator = Authenticator(settings.keys(), Keys(registry.database))
+    made = Keys(registry.database)
+    trust = settings.trust()
+    issuer = None if trust is None else Issuer(trust, made.closed)
+    authenticator = Authenticator(settings.keys(), made, issuer)
     secrets = Secrets(logs.known_secrets(environment, settings))
     logs.begin(settings.log_format, settings.log_level, secrets)
     found = problems(settings, base, keys=authenticator.asks_for_keys)

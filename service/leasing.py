@@ -49,6 +49,10 @@ class Leasing:
         """A version could not be loaded."""
         self._held.pop(version.digest, None)
 
+    def held(self) -> list[Version]:
+        """What this server holds."""
+        return [version for version, _ in self._held.values()]
+
     async def keep(self, loaded: Callable[[], Iterable[str]]) -> None:
         """For as long as the server runs: what it takes is known, what it holds not collected.
 

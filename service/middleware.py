@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adapters.audit import CALLER, Actor, act_as
 from service.auth import Authenticator
 from service.errors import (
     BadRequest,
@@ -126,7 +127,7 @@ class Edge:
         in_flight.inc()
         answer = _Answer(record, send)
         try:
-            refusal = self._refusal(record, scope, headers)
+            refusal = await self._refusal(record, scope, headers)
             record.step("authenticate", record.started, outside=True)
             if refusal is not None:
                 await from_service(refusal)(scope, receive, answer)
@@ -150,16 +151,17 @@ class Edge:
             for watch in self._watchers:
                 watch(record)
 
-    def _refusal(
+    async def _refusal(
         self, record: Record, scope: Scope, headers: dict[bytes, bytes]
     ) -> ServiceError | None:
         path = scope["path"]
         try:
             if path not in PUBLIC and RECORD not in scope:
-                caller = self._authenticator.caller(
-                    headers.get(b"authorization", b"").decode("latin-1") or None
-                )
+                authorization = _authorization(headers)
+                await self._authenticator.prepare(authorization)
+                caller = self._authenticator.caller(authorization)
                 record.caller, record.project = caller.name, caller.project
+                act_as(Actor(CALLER, caller.name, caller.project, record.request_id))
                 record.scopes = caller.scopes
                 check_route(caller.scopes, scope["method"], record.route)
         except ServiceError as error:
@@ -234,6 +236,10 @@ def _bounded(receive: Receive, bounds: Bounds, route: str, answer: _Answer) -> R
         return message
 
     return bounded
+
+
+def _authorization(headers: dict[bytes, bytes]) -> str | None:
+    return headers.get(b"authorization", b"").decode("latin-1") or None
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

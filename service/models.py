@@ -303,6 +303,7 @@ class Models:
             # what fails on the way is tried again at the next poll
             self._stamp, self._revision, self._retry_at = -1, -1, inf
             self._known = {}  # a version may have been retired
+            self._projects = {}  # an adapter may be gone, and another have its name
             wanted = await asyncio.to_thread(self._registry.all_aliases)
             shares = await asyncio.to_thread(self._registry.canaries)
             await asyncio.gather(

@@ -18,6 +18,8 @@ Metadata = Annotated[
 
 LEAST_S, MOST_S = 3600, 30 * 24 * 3600
 """Bounds of `expires_after`."""
+LATEST = 253_402_300_799
+"""Seconds since 1970 of the last year with four digits."""
 
 
 class ExpiresAfter(BaseModel):

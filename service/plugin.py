@@ -32,6 +32,7 @@ from service.request_text import TextKeeper
 from service.residency import Residency
 from service.routes import (
     adapters,
+    audit,
     batches,
     files,
     fine_tuning,
@@ -48,7 +49,7 @@ from service.telemetry import RoutingCollector
 
 ROUTERS = (
     openai.router, responses.router, models.router, tasks.router, files.router, fine_tuning.router,
-    batches.router, transfers.router, adapters.router, usage.router, health.router,
+    batches.router, transfers.router, adapters.router, usage.router, audit.router, health.router,
 )  # fmt: skip
 """Every reachable route is in one of these; nothing of vLLM's own is."""
 

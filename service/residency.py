@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from os import getpid
 from time import monotonic, perf_counter
@@ -324,6 +324,13 @@ class Residency:
             resident.leaving = False
             self._changed.set()
         return True
+
+    async def let_go(self, version: Version) -> None:
+        """A version was taken out of use: its files may go once no request reads them."""
+        with suppress(BadRequest, NotReady):  # equal content is live, or a request is long
+            await self.drain(version)
+        if version.digest not in self._residents and version.digest not in self._loading:
+            self.leasing.give_up(version)
 
     async def _wait_for_change(self, deadline: float, otherwise: str) -> None:
         self._changed.clear()

@@ -20,14 +20,19 @@ from pydantic import (
     field_validator,
 )
 
+from adapters.audit import ACTOR
 from adapters.compatibility import RANKS
 from adapters.database_url import parse_database_url
 from adapters.errors import AdapterError, InvalidInput
 from adapters.home import MAX_CACHE_GIB, STORE_CACHE_GIB, Home
 from adapters.remote import check_store_url
+from service.trust import Trust, check_issuer
 
-NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY"})
-"""Read elsewhere: the home folder, and the key that `modiste loadtest` sends."""
+NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY", ACTOR})
+"""Read elsewhere: the home, the key that `modiste loadtest` sends, for whom a child works."""
+
+
+Days = Annotated[float, Field(gt=0, le=36_500)]
 
 
 MOST = 10**12
@@ -90,6 +95,26 @@ class Settings(BaseModel):
     )
     api_keys_file: Path | None = Field(
         default=None, description="file with one accepted API key a line"
+    )
+    oidc_audience: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
+        default=None, description="audience that tokens of oidc_issuer must be for"
+    )
+    oidc_project_claim: str = Field(
+        default="project",
+        min_length=1,
+        max_length=200,
+        description="claim of a token that names its caller's project",
+    )
+    oidc_leeway_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=300,
+        description="by how much the issuer's clock may differ, seconds",
+    )
+    oidc_issuer: str | None = Field(
+        default=None,
+        description="OpenID Connect issuer whose tokens are taken beside keys, its https address; "
+        "none: no tokens",
     )
     allow_anonymous: bool = Field(
         default=False, description="listen on a public address without keys"
@@ -221,6 +246,24 @@ class Settings(BaseModel):
         description="fine-tuning jobs that the server's own worker does at once; "
         "0: none, run `modiste worker`",
     )
+    keep_files_days: Days | None = Field(
+        default=None, description="uploaded files are kept for so long, days; none: for ever"
+    )
+    keep_outputs_days: Days | None = Field(
+        default=None,
+        description="files that jobs and batches wrote are kept for so long, days; none: for ever",
+    )
+    keep_job_logs_days: Days | None = Field(
+        default=None,
+        description="events and logs of ended jobs are kept for so long, days; none: for ever",
+    )
+    keep_usage_days: Days | None = Field(
+        default=None, description="figures of usage are kept for so long, days; none: for ever"
+    )
+    keep_audit_days: Days | None = Field(
+        default=None,
+        description="entries of the audit log are kept for so long, days; none: for ever",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="what is logged"
     )
@@ -302,6 +345,23 @@ class Settings(BaseModel):
                     "must have neither credentials nor a query; set OTEL_EXPORTER_OTLP_HEADERS"
                 )
         return value
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issuer_that_can_be_trusted(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value:
+            return None
+        if not info.data.get("oidc_audience"):
+            raise ValueError("needs oidc_audience: tokens for other services would be taken too")
+        return check_issuer(value)
+
+    def trust(self) -> Trust | None:
+        """Whose tokens are taken, and which; None: nobody's."""
+        if self.oidc_issuer is None or self.oidc_audience is None:
+            return None
+        return Trust(
+            self.oidc_issuer, self.oidc_audience, self.oidc_project_claim, self.oidc_leeway_s
+        )
 
     @field_validator("store_url", "files_url")
     @classmethod

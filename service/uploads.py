@@ -181,6 +181,24 @@ class Uploads:
         self._files.contents.remove(map(_key, gone))
         return len(rows)
 
+    def erase(self, project: str, most: int) -> int:
+        """Remove what is known of some of a project's uploads, and their parts; returns how many.
+
+        Raises:
+            StoreFailed: they are still known.
+        """
+        mine = select(UploadRow.id).where(UploadRow.project == project).limit(most)
+        with self._database.read() as session:
+            ids = list(session.scalars(mine))
+            parts = list(session.scalars(select(PartRow.id).where(PartRow.upload.in_(ids))))
+        self._files.contents.remove(map(_key, parts))
+        with self._database.write() as session:
+            session.execute(delete(PartRow).where(PartRow.id.in_(parts)))
+            # where another part came meanwhile the upload goes with the next call
+            open_ = select(PartRow.id).where(PartRow.upload == UploadRow.id).exists()
+            session.execute(delete(UploadRow).where(UploadRow.id.in_(ids), ~open_))
+        return len(ids)
+
     def _drop_parts(self, session: Session, uploads: Sequence[str]) -> list[str]:
         parts = list(session.scalars(select(PartRow.id).where(PartRow.upload.in_(uploads))))
         session.execute(delete(PartRow).where(PartRow.upload.in_(uploads)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from adapters.audit import Act
 from adapters.compatibility import PLAIN_STARTS, REFUSED
 from adapters.errors import AdapterError
 from finetune.data_config import Data
@@ -119,3 +120,10 @@ def test_links_between_pages_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_every_act_of_the_audit_log_is_documented() -> None:
+    api = (ROOT / "docs" / "api.md").read_text()
+    table = api[api.index("## Audit log") :]
+
+    assert [act.value for act in Act if f"`{act.value}`" not in table] == []

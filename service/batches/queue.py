@@ -306,6 +306,20 @@ class Batches:
             row.server, row.until = None, now + pause_s if pause_s else 0.0
 
 
+def end_all(session: Session, project: str, now: float) -> list[str]:
+    """Cancel a project's batches; those that servers are at, and that end soon."""
+    mine = select(BatchRow).where(BatchRow.project == project, BatchRow.status.in_(AT_WORK))
+    busy, moment = [], datetime.now(UTC)
+    for row in session.scalars(mine.order_by(BatchRow.number)).all():
+        row.cancelling = row.cancelling or moment
+        if row.server is not None and row.until >= now:
+            row.status = CANCELLING
+            busy.append(row.id)
+        else:
+            row.status, row.ended, row.server, row.until = CANCELLED, moment, None, 0.0
+    return busy
+
+
 def uses_file(session: Session, file_id: str) -> str | None:
     """The batch that still needs a file, told in words."""
     batch = session.scalar(

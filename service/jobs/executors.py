@@ -14,6 +14,7 @@ from typing import Protocol
 
 import psutil
 
+from adapters.audit import current_actor, environment_of
 from adapters.processes import bound
 from service.children import NICENESS
 from service.jobs.folders import Statuses
@@ -76,6 +77,7 @@ class Local:
                 # one whose worker was killed would hold the run against the next worker
                 bound(command), stdin=subprocess.DEVNULL, stdout=out, stderr=log,
                 cwd=working_folder(folder), start_new_session=True,
+                env=os.environ | environment_of(current_actor()),
             )  # fmt: skip
         with suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)

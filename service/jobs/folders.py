@@ -9,7 +9,7 @@ from service.jobs.states import ENDED
 
 KEPT = ("log",)
 _UNKNOWN_S = 24 * 3600.0
-"""Age of a folder whose job is not in the database, before it is cleared."""
+"""Age of a folder whose job is not in the database, before it goes."""
 
 Statuses = Callable[[Collection[str]], dict[str, str]]
 
@@ -30,6 +30,8 @@ def clear(folder: Path) -> None:
 def sweep(jobs: Path, statuses: Statuses) -> None:
     """Clear the folders of jobs that have ended, also where their worker died before it could.
 
+    A job that is not known any more leaves no log either: its project was deleted.
+
     Args:
         statuses: of the jobs that there are.
 
@@ -38,18 +40,20 @@ def sweep(jobs: Path, statuses: Statuses) -> None:
     """
     if not jobs.is_dir():
         return
-    full = [folder for folder in jobs.glob("ftjob-*") if _is_full(folder)]
-    if not full:
+    found = [folder for folder in jobs.glob("ftjob-*") if folder.is_dir()]
+    if not found:
         return
-    known = statuses([folder.name for folder in full])
-    for folder in full:
+    known = statuses([folder.name for folder in found])
+    for folder in found:
         status = known.get(folder.name)
-        if status in ENDED or (status is None and _age(folder) > _UNKNOWN_S):
+        if status in ENDED and _is_full(folder):
             clear(folder)
+        elif status is None and _age(folder) > _UNKNOWN_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_full(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.name not in KEPT for entry in folder.iterdir())
+    return any(entry.name not in KEPT for entry in folder.iterdir())
 
 
 def _age(folder: Path) -> float:

@@ -188,6 +188,19 @@ class Jobs(LeasedJobs):
             states.lost(session, row)
 
 
+def end_all(session: Session, project: str, now: float) -> list[str]:
+    """Cancel a project's jobs; those that workers are at, and that end soon."""
+    mine = select(JobRow).where(JobRow.project == project, JobRow.status.in_(states.UNENDED))
+    busy = []
+    for row in session.scalars(mine.order_by(JobRow.number)).all():
+        if row.status in AT_WORK and row.until >= now:
+            row.wanted = CANCEL
+            busy.append(row.id)
+        else:
+            states.end(session, row, Outcome(CANCELLED))
+    return busy
+
+
 def uses_file(session: Session, file_id: str) -> str | None:
     """The job that still needs a file, told in words."""
     job = session.scalar(

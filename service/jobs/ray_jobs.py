@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from adapters.audit import current_actor, environment_of
 from adapters.errors import InvalidInput
 from service.errors import NotReady
 from service.jobs.executors import STOPPED, Trainer, working_folder
@@ -186,6 +187,7 @@ def _write_environment(place: Path) -> None:
     """Our own variables, some of which are secret, as a shell reads them."""
     place.unlink(missing_ok=True)
     ours = {name: os.environ[name] for name in os.environ if name.startswith("MODISTE_")}
+    ours |= environment_of(current_actor())
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in ours.items()]
     descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -6,6 +6,7 @@ from the job, and what the job promoted once it doesn't promote again. Promotion
 
 import json
 
+from adapters.audit import CALLER, Actor, acting
 from adapters.errors import AdapterError
 from adapters.names import PRODUCTION
 from adapters.registry import Registry, Version
@@ -58,7 +59,8 @@ class Success:
         # before: an operator may have gone back to another version since
         if not live and why not in (m.why for m in self._registry.alias_history(version.name)):
             try:
-                self._registry.promote(version.reference, who=job.caller, why=why)
+                with acting(Actor(CALLER, job.caller, job.project)):
+                    self._registry.promote(version.reference, who=job.caller, why=why)
             except AdapterError as error:
                 if error.retryable:
                     raise

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
+from adapters.audit import CALLER, Actor, acting
 from adapters.bases import Base
 from adapters.errors import AdapterError
 from adapters.registry import Registry
@@ -196,7 +197,8 @@ class Worker:
         lease = self._leases.of(job.id)
         if lease is None or lease.gone:  # while its files were fetched
             raise LeaseLost(job.id)
-        trainer = self._executor.start(job.id, command, folder, need)
+        with acting(Actor(CALLER, job.caller, job.project)):  # what it publishes is the caller's
+            trainer = self._executor.start(job.id, command, folder, need)
         return Attempt(job, folder, trainer, need, told=told)
 
     # on the way

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,7 @@ class Cabinet:
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any, **more: Any) -> T:
         """Do what takes its time, beside the event loop."""
-        call = partial(work, *arguments, **more)
+        call = partial(copy_context().run, work, *arguments, **more)
         return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
     async def keep_expiring(self) -> None:

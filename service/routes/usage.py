@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import BadRequest
-from service.objects import listing, no_such_cursor
+from service.objects import LATEST, listing, no_such_cursor
 from service.record import current_project
 from service.usage import GROUPS, Sum, Usage
 
@@ -18,8 +18,6 @@ router = APIRouter()
 
 _DAYS = 7
 _MOST_DAYS = 3660
-_LATEST = 253_402_300_799
-"""Seconds since 1970 of the last year with four digits."""
 _NAMES = {"project_id": "project", "api_key_id": "key"}
 """OpenAI's words for two of our groups."""
 
@@ -30,8 +28,8 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     days: int | None = Field(default=None, ge=1, le=_MOST_DAYS)
-    start_time: int | None = Field(default=None, ge=0, le=_LATEST)
-    end_time: int | None = Field(default=None, ge=1, le=_LATEST)
+    start_time: int | None = Field(default=None, ge=0, le=LATEST)
+    end_time: int | None = Field(default=None, ge=1, le=LATEST)
     after: str | None = Field(default=None, max_length=200)
     limit: int = Field(default=31, ge=1, le=366)
 

@@ -49,7 +49,7 @@ from service.limiting.limits import Defaults
 from service.middleware import Edge, Table
 from service.models import Models
 from service.record import current_record
-from service.routes import batches, files, fine_tuning, health, models, usage
+from service.routes import audit, batches, files, fine_tuning, health, models, usage
 from service.scopes import ALL
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -178,7 +178,7 @@ def make_app(
     metrics = Metrics(CollectorRegistry())
     made, queue = Keys(registry.database), Batches(registry.database, lease_s=2)
     cabinet, children = files.Cabinet.open(registry, chosen.max_file_bytes), Children()
-    routers = [files.router, fine_tuning.router, batches.router, usage.router]
+    routers = [files.router, fine_tuning.router, batches.router, usage.router, audit.router]
     routers += [] if served is None else [models.router]
 
     @asynccontextmanager
