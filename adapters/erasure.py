@@ -107,7 +107,7 @@ class Erasure(Garbage):
             return len(rows)
 
 
-def _names(project: str) -> Select[tuple[str]]:
+def _names(project: str) -> Select[str]:
     return select(AdapterRow.name).where(AdapterRow.project == project)
 
 

@@ -87,14 +87,15 @@ class Deletion:
             )  # fmt: skip
         self._close(held)
         deadline, gone = time.monotonic() + patience_s, Counter[str]()
+        steps: tuple[tuple[str, Callable[[], int]], ...] = (
+            ("uploads", lambda: self._uploads.erase(name, AT_ONCE)),
+            ("batches", lambda: self._erase_batches(name)),
+            ("jobs", lambda: self._erase_jobs(name)),
+            ("files", lambda: self._files.erase(name, AT_ONCE)),
+        )
         while True:
             self._await_work(name, tell, deadline)
-            for what, step in (
-                ("uploads", lambda: self._uploads.erase(name, AT_ONCE)),
-                ("batches", lambda: self._erase_batches(name)),
-                ("jobs", lambda: self._erase_jobs(name)),
-                ("files", lambda: self._files.erase(name, AT_ONCE)),
-            ):
+            for what, step in steps:
                 while count := step():
                     gone[what] += count
                     tell(f"removed {gone[what]} {what}")

@@ -19,7 +19,7 @@ from service.database import (
     UsageRow,
 )
 
-HELD = {
+HELD: dict[str, Any] = {
     "files": FileRow, "uploads": UploadRow, "batches": BatchRow, "jobs": JobRow,
     "adapters": AdapterRow, "usage": UsageRow,
 }  # fmt: skip

@@ -80,8 +80,8 @@ class Retention:
                 for row in self._files.unused(session, which):
                     found[kind, row.project] += 1
             if self._periods.job_logs is not None:
-                for row in self._jobs_with_logs(session, now - self._periods.job_logs):
-                    found["job_logs", row.project] += 1
+                for job in self._jobs_with_logs(session, now - self._periods.job_logs):
+                    found["job_logs", job.project] += 1
             if self._periods.usage is not None:
                 for project, count in _usage(session, now - self._periods.usage):
                     found["usage", project] += count
