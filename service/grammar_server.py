@@ -195,7 +195,11 @@ def _tags(text: str) -> tuple[Any, ...]:
 
 def _follow(compiled: Any, info: Any, step_s: float) -> None:
     """Write tokens that the grammar allows: once spread over the vocabulary, once the same one
-    again and again, which makes an ambiguous grammar slower with each."""
+    again and again, which makes an ambiguous grammar slower with each.
+
+    Raises:
+        Slow: one took too long, or all of them a quarter of that each.
+    """
     import numpy as np
     import xgrammar
 
@@ -217,7 +221,7 @@ def _follow(compiled: Any, info: Any, step_s: float) -> None:
             begun = time.process_time()
             matcher.accept_token(token)
             taken += time.process_time() - begun
-            if taken > step_s:
+            if taken > step_s or time.process_time() > ends:
                 raise Slow
-            if matcher.is_terminated() or time.process_time() > ends:
+            if matcher.is_terminated():
                 break

@@ -6,6 +6,7 @@ import string
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
@@ -23,13 +24,14 @@ DOUBLING = "\n".join(
     + ["r200 ::= [a-z ]+"]
 )  # fmt: skip
 """Read in milliseconds; its compilation never ends."""
-AMBIGUOUS = f"root ::= {'a ' * 16}\na ::= [^x]* | a a"
-"""Compiled in milliseconds; it takes minutes to say whether a long token may begin an answer."""
+AMBIGUOUS = f"root ::= {'a ' * 8}\na ::= [^x]* | a a"
+"""Compiled in milliseconds; each token of an answer takes longer than the one before."""
 
 
 def describe() -> Compiler:
     words = [*string.printable, "</s>", *(a + b for a in string.ascii_letters for b in "aeiou n")]
-    words += [" " * width for width in (8, 16, 32, 64, 128)]
+    random = Random(1)
+    words += ["".join(random.choices(string.ascii_lowercase, k=30)) for _ in range(2000)]
     info = xgrammar.TokenizerInfo(words, stop_token_ids=[words.index("</s>")])
     return Compiler(info.serialize_json(), any_whitespace=True, dialect=dialect)
 
