@@ -23,6 +23,7 @@ from adapters.home import Home
 from adapters.leases import Leases
 from adapters.manifest import Draft, Manifest
 from adapters.names import check_name, parse_reference
+from adapters.prompt import Task
 from adapters.records import QUARANTINED, READY, RETIRED, AdapterRecord, Version, check_ready
 from adapters.retirement import Retirements
 from adapters.store import Staged, Store
@@ -89,14 +90,15 @@ class Registry(Garbage, Retirements, Trials, Leases, Fetches):
     def _published(self, staged: Staged) -> Version | None:
         """The ready version of equal content, before anything is sent elsewhere."""
         with self._read() as session:
-            _check_same(session.get(AdapterRow, staged.draft.name), staged.draft)
+            draft = staged.draft
+            _check_same(session.get(AdapterRow, draft.name), draft.project, draft.task)
             row = _row_of(session, staged)
         return self._version(row) if row is not None and row.state == READY else None
 
     def _number(self, staged: Staged) -> Version:
         draft, now = staged.draft, datetime.now(UTC)
         with self._write() as session:
-            self._adapter_for(session, draft, now)
+            _adapter_for(session, draft.name, draft.project, draft.task, now)
             row = _row_of(session, staged)
             if row is None:
                 last = session.scalar(
@@ -113,16 +115,17 @@ class Registry(Garbage, Retirements, Trials, Leases, Fetches):
             row.state, row.reason = READY, ""
             return self._version(row)
 
-    def _adapter_for(self, session: Session, draft: Draft, now: datetime) -> None:
-        adapter = session.get(AdapterRow, draft.name)
-        if adapter is None:
-            session.add(
-                AdapterRow(name=draft.name, project=draft.project, task=draft.task, created=now)
-            )
-            session.flush()
-        _check_same(adapter, draft)
+    def claim(self, name: str, project: str, task: Task) -> None:
+        """Let an adapter be of a project and for a task before its first version is published.
+
+        Raises:
+            InvalidName: it can't be a name, or belongs to an adapter of another task or project.
+        """
+        with self._write() as session:
+            _adapter_for(session, check_name(name), project, task, datetime.now(UTC))
 
     def adapters(self) -> list[AdapterRecord]:
+        """The adapters that have versions, by name."""
         with self._read() as session:
             rows = session.execute(
                 select(VersionRow.adapter, func.count()).group_by(VersionRow.adapter)
@@ -134,9 +137,10 @@ class Registry(Garbage, Retirements, Trials, Leases, Fetches):
             return [
                 AdapterRecord(
                     row.name, row.project, row.task, row.created,
-                    counts.get(row.name, 0), aliases.get(row.name, {}),
+                    counts[row.name], aliases.get(row.name, {}),
                 )
                 for row in session.scalars(select(AdapterRow).order_by(AdapterRow.name))
+                if row.name in counts
             ]  # fmt: skip
 
     def project(self, name: str) -> str:
@@ -286,17 +290,25 @@ def _row_of(session: Session, staged: Staged) -> VersionRow | None:
     )
 
 
-def _check_same(adapter: AdapterRow | None, draft: Draft) -> None:
+def _adapter_for(session: Session, name: str, project: str, task: Task, now: datetime) -> None:
+    adapter = session.get(AdapterRow, name)
+    if adapter is None:
+        session.add(AdapterRow(name=name, project=project, task=task, created=now))
+        session.flush()
+    _check_same(adapter, project, task)
+
+
+def _check_same(adapter: AdapterRow | None, project: str, task: Task) -> None:
     """An adapter is of one project and for one task, all its versions."""
-    if adapter is not None and adapter.project != draft.project:
+    if adapter is not None and adapter.project != project:
         raise InvalidName(
-            f"the name {draft.name!r} is taken",
+            f"the name {adapter.name!r} is taken",
             hint="publish under another name, or with the project that the adapter has",
             param="name",
         )
-    if adapter is not None and adapter.task != draft.task:
+    if adapter is not None and adapter.task != task:
         raise InvalidName(
-            f"adapter {draft.name!r} is for {adapter.task}, not {draft.task}",
+            f"adapter {adapter.name!r} is for {adapter.task}, not {task}",
             hint="publish under another name",
             param="name",
         )

@@ -55,6 +55,7 @@ class FileRow(Table):
         UniqueConstraint("id", name="uq_files_id"),
         Index("ix_files_project", "project", "number"),
         Index("ix_files_expires", "expires"),
+        Index("ix_files_deleted", "deleted"),
     )
     number: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str]
@@ -66,6 +67,8 @@ class FileRow(Table):
     """Of the content."""
     created: Mapped[datetime]
     expires: Mapped[datetime | None]
+    deleted: Mapped[datetime | None]
+    """The row stays for a while: whoever deletes what he lists asks for what comes after it."""
 
 
 class UploadRow(Table):

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from adapters.connect import Database
@@ -34,6 +34,8 @@ WRITTEN = ("fine-tune-results", "batch_output")
 """Purposes of what jobs and batches write."""
 BATCH_EXPIRES = timedelta(seconds=MOST_S)
 """Files for batches expire without being asked to, as at OpenAI."""
+_CURSOR_KEPT = timedelta(days=7)
+"""So long after its end a file may be the `after` of a page."""
 
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH = 24
@@ -54,6 +56,7 @@ class File:
     digest: str
     created: datetime
     expires: datetime | None
+    deleted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's `file` object."""
@@ -111,7 +114,7 @@ class Files:
             StoreFailed: nothing was kept.
         """
         if id_ is not None and (known := self._known(id_)) is not None:
-            if not self.is_whole(known):
+            if not known.deleted and not self.is_whole(known):
                 self.contents.upload(content, known.id)
             return known
         now = datetime.now(UTC)
@@ -204,7 +207,7 @@ class Files:
                         f"file {id_} is used by {user}", param="file_id", code="file_in_use",
                         hint="cancel that first, or wait for its end",
                     )  # fmt: skip
-            session.delete(row)
+            row.deleted = datetime.now(UTC)
         self.contents.remove([id_])
 
     def expire(self) -> int:
@@ -213,15 +216,16 @@ class Files:
         Raises:
             StoreFailed: the rest is left for the next time.
         """
+        now = datetime.now(UTC)
         with self._database.write() as session:
-            late = select(FileRow).where(FileRow.expires <= datetime.now(UTC))
+            late = select(FileRow).where(FileRow.expires <= now, FileRow.deleted.is_(None))
             gone = [
-                row for row in list(session.scalars(late))
+                row.id for row in list(session.scalars(late))
                 if not any(uses(session, row.id) for uses in self._uses)
             ]  # fmt: skip
-            for row in gone:
-                session.delete(row)
-        self.contents.remove([row.id for row in gone])
+            session.execute(update(FileRow).where(FileRow.id.in_(gone)).values(deleted=now))
+            session.execute(delete(FileRow).where(FileRow.deleted < now - _CURSOR_KEPT))
+        self.contents.remove(gone)
         return len(gone)
 
     @contextmanager
@@ -261,15 +265,17 @@ def derived_id(*parts: str) -> str:
     return f"file-{digits}"
 
 
-def _lives() -> Any:
-    return or_(FileRow.expires.is_(None), FileRow.expires > datetime.now(UTC))
+def _lives() -> ColumnElement[bool]:
+    current = or_(FileRow.expires.is_(None), FileRow.expires > datetime.now(UTC))
+    return and_(FileRow.deleted.is_(None), current)
 
 
 def _row(
     session: Session, id_: str, project: str, param: str | None, *, expired: bool = False
 ) -> FileRow:
-    query = select(FileRow).where(FileRow.id == id_, FileRow.project == project)
-    row = session.scalar(query if expired else query.where(_lives()))
+    wanted = FileRow.deleted.is_(None) if expired else _lives()
+    query = select(FileRow).where(FileRow.id == id_, FileRow.project == project, wanted)
+    row = session.scalar(query)
     if row is None:
         raise FileNotFound(
             f"no file {id_[:80]!r}", param=param or "file_id",
@@ -281,7 +287,7 @@ def _row(
 def _file(row: FileRow) -> File:
     return File(
         row.id, row.project, row.filename, row.purpose, row.bytes, row.digest, row.created,
-        row.expires,
+        row.expires, row.deleted is not None,
     )  # fmt: skip
 
 

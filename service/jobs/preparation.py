@@ -6,6 +6,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
+from adapters.errors import InvalidName
 from adapters.registry import Registry
 from service.database import JobRow
 from service.files import Files
@@ -67,9 +68,8 @@ class Preparation:
         own = f"{wanted[:55]}-{sha256(job.id.encode()).hexdigest()[:8]}"
         if job.suffix is None:
             return own
-        try:
-            other = next(r for r in self._registry.adapters() if r.name == wanted)
-        except StopIteration:
-            return wanted
-        task = job.order["settings"]["task"]
-        return wanted if (other.project, other.task) == (job.project, task) else own
+        try:  # now, not when it is published: another job may want it meanwhile
+            self._registry.claim(wanted, job.project, job.order["settings"]["task"])
+        except InvalidName:
+            return own
+        return wanted

@@ -154,6 +154,23 @@ def test_a_name_keeps_its_task(registry: Registry, tmp_path: Path) -> None:
         registry.publish(folder, draft(folder, "x", "answer"))
 
 
+def test_a_claimed_name_is_nobody_elses_and_no_adapter_yet(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.claim("x", "ours", "generate")
+    registry.claim("x", "ours", "generate")  # its own
+    for project, task in (("theirs", "generate"), ("ours", "answer")):
+        with pytest.raises(InvalidName, match="'x'"):
+            registry.claim("x", project, task)
+    folder = parcel(tmp_path / "a", 1)
+    with pytest.raises(InvalidName, match="taken"):
+        registry.publish(folder, draft(folder, "x"))
+    assert registry.adapters() == []
+
+    registry.publish(folder, draft(folder, "x", project="ours"))
+    assert [(a.name, a.project) for a in registry.adapters()] == [("x", "ours")]
+
+
 def test_publications_at_once_get_numbers_of_their_own(registry: Registry, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(_publish, registry, tmp_path / str(n), n + 1) for n in range(12)]

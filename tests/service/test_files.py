@@ -20,7 +20,7 @@ from adapters.errors import StoreFailed
 from adapters.home import Home
 from adapters.registry import Registry
 from service.database import FileRow
-from service.errors import FileNotFound, InUse
+from service.errors import BadRequest, FileNotFound, InUse
 from service.files import About, Files, derived_id
 from tests.service.desk import Desk, desk
 
@@ -91,6 +91,17 @@ def test_pages_have_every_file_once_in_order(tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.files.list(after="file-nowhere")
         assert caught.value.param == "after"
+
+
+def test_whoever_deletes_what_he_lists_reaches_the_end_of_the_list(tmp_path: Path) -> None:
+    with desk(tmp_path) as fresh:
+        client = fresh.openai()
+        for n in range(5):
+            upload(client, name=f"{n}.jsonl")
+        for file in client.files.list(limit=2):
+            client.files.delete(file.id)
+        assert client.files.list().data == []
+        assert [place for place in fresh.registry.home.files.iterdir() if place.is_file()] == []
 
 
 @pytest.mark.parametrize(("given", "param"), [({"limit": 0}, "limit"), ({"order": "up"}, "order")])
@@ -336,6 +347,39 @@ class TestFiles:
         (registry.home.files / id_).unlink()
         files.add(content, about, id_)
         assert (registry.home.files / id_).read_bytes() == CHAT
+
+    def test_what_was_deleted_is_not_made_again_by_work_that_is_repeated(
+        self, registry: Registry, content: Path
+    ) -> None:
+        files, id_ = Files(registry.database, registry.home), derived_id("ftjob-a", "metrics")
+        about = About("ours", "a.csv", "fine-tune-results")
+        files.add(content, about, id_)
+        files.delete(id_, "ours")
+        assert files.add(content, about, id_).id == id_
+        for expired in (True, False):
+            with pytest.raises(FileNotFound):
+                files.find(id_, "ours", expired=expired)
+        assert not (registry.home.files / id_).exists()
+
+    def test_a_deleted_file_is_a_place_in_the_list_for_a_week(
+        self, registry: Registry, content: Path
+    ) -> None:
+        files = Files(registry.database, registry.home)
+        first, second = (
+            files.add(content, About("ours", "a.jsonl", "fine-tune")) for _ in range(2)
+        )
+        files.delete(second.id, "ours")
+        how: Any = {"purpose": None, "limit": 9, "rising": False}
+        for days in (6, 8):
+            with registry.database.write() as session:
+                gone = datetime.now(UTC) - timedelta(days=days)
+                changed = update(FileRow).where(FileRow.deleted.is_not(None)).values(deleted=gone)
+                session.execute(changed)
+            assert files.expire() == 0
+            if days < 7:
+                assert files.page("ours", after=second.id, **how) == ([first], False)
+        with pytest.raises(BadRequest, match=second.id):
+            files.page("ours", after=second.id, **how)
 
     def test_work_finds_its_file_after_its_time(self, registry: Registry, content: Path) -> None:
         files = Files(registry.database, registry.home)

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0008"
+down_revision = "0006"
 
 LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent")
 EVERYTHING = "infer train admin"
