@@ -369,7 +369,7 @@ class TestFiles:
             files.add(content, About("ours", "a.jsonl", "fine-tune")) for _ in range(2)
         )
         files.delete(second.id, "ours")
-        how: Any = {"purpose": None, "limit": 9, "rising": False}
+        how: Any = {"purposes": ["fine-tune"], "limit": 9, "rising": False}
         for days in (6, 8):
             with registry.database.write() as session:
                 gone = datetime.now(UTC) - timedelta(days=days)
