@@ -47,7 +47,7 @@ def test_the_table_of_metrics_is_the_codes() -> None:
     rows = re.findall(r"^\| `([a-z_:]+)` \| (.*?) \| (.*) \|$", table, re.MULTILINE)
     told = {
         # values may stand behind the last label's name
-        name: (set() if labels == "—" else set(labels.partition(":")[0].split(", ")), what)
+        name: (set(re.findall(r"\w+", labels.partition(":")[0])), what)
         for name, labels, what in rows
     }
 
