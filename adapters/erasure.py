@@ -7,6 +7,7 @@ then their rows, so that a kill between any two leaves rows by which the next ca
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
@@ -24,6 +25,10 @@ from adapters.database import (
 from adapters.garbage import Collected, Garbage
 from adapters.records import REMOVED, RETIRED
 
+_POINTERS: tuple[Any, ...] = (AliasRow, CanaryRow, CanaryCountRow)
+"""Tables by which a name leads to a version."""
+_OF_VERSIONS: tuple[Any, ...] = (LeaseRow, ScoreRow)
+
 
 class Erasure(Garbage):
     """Erasure from the registry and the store of one home folder."""
@@ -32,7 +37,7 @@ class Erasure(Garbage):
         """Let no name lead to a project's versions, and no server load them; their references."""
         with self._write() as session:
             names = list(session.scalars(_names(project)))
-            for table in (AliasRow, CanaryRow, CanaryCountRow):
+            for table in _POINTERS:
                 session.execute(delete(table).where(table.adapter.in_(names)))
             query = select(VersionRow).where(VersionRow.adapter.in_(names))
             rows = session.scalars(query.order_by(VersionRow.adapter, VersionRow.number)).all()
@@ -89,7 +94,7 @@ class Erasure(Garbage):
             row = session.scalar(select(VersionRow).filter_by(adapter=adapter, digest=digest))
             if row is None or row.state not in (RETIRED, REMOVED):
                 return
-            for table in (LeaseRow, ScoreRow, CanaryCountRow):
+            for table in _OF_VERSIONS:
                 session.execute(delete(table).filter_by(adapter=adapter, number=row.number))
             session.delete(row)
 
@@ -101,7 +106,7 @@ class Erasure(Garbage):
             empty = set(names) - {row.adapter for row in rows}
             if empty:
                 _mark(session)
-            for table in (AliasRow, CanaryRow, CanaryCountRow, ScoreRow, LeaseRow, AliasMoveRow):
+            for table in (*_POINTERS, *_OF_VERSIONS, AliasMoveRow):
                 session.execute(delete(table).where(table.adapter.in_(empty)))
             session.execute(delete(AdapterRow).where(AdapterRow.name.in_(empty)))
             return len(rows)

@@ -220,7 +220,7 @@ class Files:
                         f"file {id_} is used by {user}", param="file_id", code="file_in_use",
                         hint="cancel that first, or wait for its end",
                     )  # fmt: skip
-            row.deleted, row.expires, row.filename = datetime.now(UTC), DELETED, ""
+            row.expires, row.filename = DELETED, ""
             audit.record(session, Act.FILE_DELETED, id_, project=project)
         try:
             self.contents.remove([id_])
@@ -228,7 +228,8 @@ class Files:
             logger.warning("the content of %s is removed later: %s", id_, error)
             return
         with self._database.write() as session:
-            session.execute(update(FileRow).where(FileRow.id == id_).values(expires=None))
+            gone = update(FileRow).where(FileRow.id == id_)
+            session.execute(gone.values(deleted=datetime.now(UTC)))
 
     def expire(self) -> int:
         """Remove what has expired; returns how many files that were.
@@ -238,9 +239,9 @@ class Files:
         """
         last, removed = 0, 0
         while True:
-            late = (FileRow.expires <= datetime.now(UTC)) & (FileRow.number > last)
+            due = FileRow.deleted.is_(None) & (FileRow.expires <= datetime.now(UTC))
             with self._database.read() as session:
-                numbers = self.numbers(session, late)
+                numbers = self.numbers(session, due & (FileRow.number > last))
                 if not numbers:
                     break
                 ids = [row.id for row in self.unused(session, FileRow.number.in_(numbers))]
@@ -250,15 +251,14 @@ class Files:
             last = numbers[-1]
         with self._database.write() as session:
             old = FileRow.deleted < datetime.now(UTC) - _CURSOR_KEPT
-            session.execute(delete(FileRow).where(old, FileRow.expires.is_(None)))
+            session.execute(delete(FileRow).where(old))
         return removed
 
     def _forget(self, late: list[str]) -> int:
-        """Of files that have expired, and whose contents are removed, keep only their places."""
-        now = datetime.now(UTC)
+        """What has expired is a place in lists from here on; returns how many files that were."""
         with self._database.write() as session:
-            query = select(FileRow).where(FileRow.id.in_(late)).order_by(FileRow.number)
-            gone = list(session.scalars(query))
+            known = select(FileRow).where(FileRow.id.in_(late), FileRow.deleted.is_(None))
+            gone = list(session.scalars(known.order_by(FileRow.number)))
             expired = [row for row in gone if row.expires != DELETED]
             for project, ids in by_project(expired).items():
                 audit.record(
@@ -266,7 +266,7 @@ class Files:
                     details=audit.listed(ids), by=Actor(SERVER, "expiry"),
                 )  # fmt: skip
             for row in gone:
-                row.deleted, row.expires, row.filename = row.deleted or now, None, ""
+                row.deleted, row.filename = datetime.now(UTC), ""
         return len(gone)
 
     def erase(self, project: str, most: int) -> int:
@@ -350,7 +350,8 @@ def lives() -> ColumnElement[bool]:
 def _row(
     session: Session, id_: str, project: str, param: str | None, *, expired: bool = False
 ) -> FileRow:
-    wanted = FileRow.deleted.is_(None) if expired else lives()
+    known = and_(FileRow.deleted.is_(None), FileRow.expires.is_distinct_from(DELETED))
+    wanted = known if expired else lives()
     query = select(FileRow).where(FileRow.id == id_, FileRow.project == project, wanted)
     row = session.scalar(query)
     if row is None:
@@ -364,7 +365,7 @@ def _row(
 def _file(row: FileRow) -> File:
     return File(
         row.id, row.project, row.filename, row.purpose, row.bytes, row.digest, row.created,
-        row.expires, row.deleted is not None,
+        row.expires, row.deleted is not None or row.expires == DELETED,
     )  # fmt: skip
 
 

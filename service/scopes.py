@@ -45,6 +45,7 @@ ROUTES: dict[tuple[str, str], Scopes] = {
     ("GET", "/v1/models"): ALL,
     ("GET", "/v1/models/{model:path}"): ALL,
     ("GET", "/v1/usage"): ALL,
+    ("GET", "/v1/audit"): ADMIN,
     ("GET", "/openapi.json"): ALL,
     # files: each of these also asks for the scope of the file's purpose
     ("POST", "/v1/files"): DEFAULT,

@@ -39,7 +39,7 @@ def home(tmp_path: Path) -> Path:
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Plans of starts that came as far as vLLM."""
     seen: list[Any] = []
-    monkeypatch.setattr(launch, "_log", lambda level: None)  # it would outlive the test
+    monkeypatch.setattr(launch.logs, "begin", lambda *_: None)  # it would outlive the test
     monkeypatch.setattr(launch, "_run", lambda *parts: seen.append(parts))
     return seen
 

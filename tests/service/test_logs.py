@@ -42,7 +42,9 @@ def lines_of(name: str, formatter: logging.Formatter) -> Iterator[io.StringIO]:
 
 def finished(**more: Any) -> Record:
     version: Any = SimpleNamespace(name="one", number=3)
-    record = Record("r1", "/v1/generate", "ours", "key_1", "generate", **more)
+    record = Record(
+        "r1", "/v1/generate", project="ours", caller="key_1", task="generate", **more
+    )
     record.status, record.asked = 200, "one@production"
     record.model = Resolved("one@3", "sha256:ab", "proved", version)
     record.prompt_tokens, record.cached_tokens, record.completion_tokens = 10, 0, 3
@@ -59,7 +61,7 @@ def test_a_requests_line_says_who_asked_what_and_how_long_it_took() -> None:
         AccessLog().observe(finished())
     line = json.loads(said.getvalue())
 
-    assert line.pop("total_ms") > 0
+    assert line.pop("total_ms") >= 0
     assert line.pop("time").endswith("Z")
     assert line == {
         "level": "info", "logger": "modiste.requests", "message": "POST /v1/generate 200",

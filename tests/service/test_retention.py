@@ -16,7 +16,7 @@ from adapters.database import AuditRow
 from adapters.registry import Registry
 from service.cli import app
 from service.database import FileRow, JobEventRow, JobRow, UploadRow, UsageRow
-from service.files import About, Files
+from service.files import UPLOADED, WRITTEN, About, Files
 from service.jobs.queue import Jobs, Order
 from service.keys import Keys
 from service.retention import Due, Periods, Retention
@@ -52,7 +52,7 @@ def add(files: Files, project: str = "ours", purpose: str = "fine-tune", *, old:
 def left(registry: Registry) -> set[str]:
     """Files that are there, in the database and in the store."""
     with registry.database.read() as session:
-        known = set(session.scalars(select(FileRow.id)))
+        known = set(session.scalars(select(FileRow.id).where(FileRow.deleted.is_(None))))
     assert known == {path.name for path in registry.home.files.iterdir() if path.is_file()}
     return known
 
@@ -136,7 +136,7 @@ def test_what_a_kill_leaves_goes_the_next_time(
         patch.setattr(rules._files.contents, "remove", kill)
         with pytest.raises(Killed):
             rules.apply()
-    assert files.page("ours", purpose=None, after=None, limit=9, rising=True) == ([], False)
+    assert files.page("ours", purposes=(*UPLOADED, *WRITTEN), after=None, limit=9, rising=True) == ([], False)
     assert rules.apply() == []
     assert left(registry) == set()
     assert len(entries(registry, Act.RETENTION_FILES)) == 1
