@@ -101,8 +101,8 @@ def test_every_alert_says_how_bad_it_is_and_what_it_is() -> None:
 def test_the_dashboard_has_its_rows_and_no_panel_lies_on_another() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert rows == [
-        "Now", "Traffic", "Latency", "Tokens", "Residency", "Engine", "Jobs and batches", "Errors",
-        "Servers",
+        "Now", "Traffic", "Latency", "Tokens", "Residency", "Engine", "Jobs and batches",
+        "Queue before the engine", "Errors", "Servers",
     ]  # fmt: skip
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)

@@ -210,7 +210,7 @@ def make_app(
     app = FastAPI(lifespan=working, openapi_url=None)
     for router in [*routers, *([] if stand_in is None else [stand_in.router])]:
         app.include_router(router, responses=ERRORS)
-    app.get("/openapi.json")(health.openapi)
+    app.get("/openapi.json", responses=ERRORS)(health.openapi)
     app.state.modiste = SimpleNamespace(
         cabinet=cabinet, children=children, registry=registry, settings=chosen,
         jobs=Jobs(registry.database), batches=queue, metrics=metrics,
