@@ -93,7 +93,10 @@ def test_a_file_that_goes_is_on_record_and_its_content_goes_for_good(
     with monkeypatch.context() as patch:
         patch.setattr(files.contents, "remove", away)
         files.delete(file.id, "ours")
-    assert files.page("ours", purposes=(*UPLOADED, *WRITTEN), after=None, limit=9, rising=True) == ([], False)
+    assert files.page("ours", purposes=(*UPLOADED, *WRITTEN), after=None, limit=9, rising=True) == (
+        [],
+        False,
+    )
     assert (registry.home.files / file.id).exists()
     assert files.expire() == 1
     assert not (registry.home.files / file.id).exists()

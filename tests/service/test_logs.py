@@ -42,9 +42,7 @@ def lines_of(name: str, formatter: logging.Formatter) -> Iterator[io.StringIO]:
 
 def finished(**more: Any) -> Record:
     version: Any = SimpleNamespace(name="one", number=3)
-    record = Record(
-        "r1", "/v1/generate", project="ours", caller="key_1", task="generate", **more
-    )
+    record = Record("r1", "/v1/generate", project="ours", caller="key_1", task="generate", **more)
     record.status, record.asked = 200, "one@production"
     record.model = Resolved("one@3", "sha256:ab", "proved", version)
     record.prompt_tokens, record.cached_tokens, record.completion_tokens = 10, 0, 3

@@ -136,7 +136,10 @@ def test_what_a_kill_leaves_goes_the_next_time(
         patch.setattr(rules._files.contents, "remove", kill)
         with pytest.raises(Killed):
             rules.apply()
-    assert files.page("ours", purposes=(*UPLOADED, *WRITTEN), after=None, limit=9, rising=True) == ([], False)
+    assert files.page("ours", purposes=(*UPLOADED, *WRITTEN), after=None, limit=9, rising=True) == (
+        [],
+        False,
+    )
     assert rules.apply() == []
     assert left(registry) == set()
     assert len(entries(registry, Act.RETENTION_FILES)) == 1
