@@ -38,6 +38,7 @@ class Act(StrEnum):
 
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
+    KEY_LIMITED = "key.limited"
     BASE_ADDED = "base.added"
     VERSION_PUBLISHED = "version.published"
     VERSION_QUARANTINED = "version.quarantined"
@@ -50,6 +51,7 @@ class Act(StrEnum):
     CANARY_ENDED = "canary.ended"
     FILE_DELETED = "file.deleted"
     FILES_EXPIRED = "files.expired"
+    PROJECT_LIMITED = "project.limited"
     PROJECT_DELETING = "project.deleting"
     PROJECT_DELETED = "project.deleted"
     RETENTION_FILES = "retention.files"

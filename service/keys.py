@@ -11,6 +11,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -102,7 +103,12 @@ class Keys:
             elif of.deleting is not None:
                 _reopen(session, of)
             session.add(row)
-            told = {"name": name, "expires": None if expires is None else expires.isoformat()}
+            told: dict[str, Any] = {
+                "name": name, "expires": None if expires is None else expires.isoformat(),
+                "scopes": [str(one) for one in in_order(scopes)],
+            }  # fmt: skip
+            if limits:
+                told["limits"] = limits.columns()
             audit.record(session, Act.KEY_CREATED, row.id, project=project, details=told)
         return _key(row), secret
 
@@ -140,6 +146,7 @@ class Keys:
             row = _row(session, id_)
             for name, value in changes.items():
                 setattr(row, name, value)
+            audit.record(session, Act.KEY_LIMITED, row.id, project=row.project, details=changes)
             return _key(row)
 
     def limited(self) -> dict[str, Limits]:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 
+from adapters import audit
+from adapters.audit import Act
 from adapters.connect import Database
 from adapters.errors import InvalidInput
 from service.database import KeyRow, ProjectRow
@@ -57,6 +59,7 @@ class Projects:
                 )  # fmt: skip
             for limit, value in changes.items():
                 setattr(row, limit, value)
+            audit.record(session, Act.PROJECT_LIMITED, name, project=name, details=changes)
             return Limits.of(row)
 
     def limited(self) -> dict[str, Limits]:

@@ -23,6 +23,8 @@ from service.files import UPLOADED, WRITTEN, About, Files
 from service.jobs.executors import Local
 from service.jobs.room import Need
 from service.keys import Keys
+from service.projects import Projects
+from service.scopes import Scope
 from tests.service.desk import Desk
 from tests.service.test_files import CHAT, upload
 
@@ -30,6 +32,18 @@ from tests.service.test_files import CHAT, upload
 def told(registry: Registry, **sought: Any) -> list[tuple[str, str]]:
     entries, _ = AuditLog(registry.database).page(Sought(**sought), limit=100)
     return [(entry.act, entry.what) for entry in entries]
+
+
+def test_limits_that_are_set_are_on_record(registry: Registry) -> None:
+    key, _ = Keys(registry.database).create("team", scopes=frozenset({Scope.INFER}))
+    Keys(registry.database).limit(key.id, {"requests_per_minute": 5})
+    Projects(registry.database).limit("team", {"concurrent": None})
+    entries, _ = AuditLog(registry.database).page(Sought(project="team"), limit=9)
+    assert [(entry.act, entry.what, entry.details) for entry in entries[:2]] == [
+        (Act.PROJECT_LIMITED, "team", {"concurrent": None}),
+        (Act.KEY_LIMITED, key.id, {"requests_per_minute": 5}),
+    ]
+    assert entries[2].details["scopes"] == ["infer"]
 
 
 def test_keys_are_on_record_and_never_what_they_are(registry: Registry) -> None:
