@@ -28,7 +28,7 @@ test: check ## lint, type-check and run the tests, those first that can share th
 	@$(PY) -m pytest -m "not alone and not slow" -n auto --maxprocesses 9 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? = 5 ]
 	@$(PY) -m pytest -m "alone and not slow" $(ARGS) || [ $$? = 5 ]
 
-test-slow: setup-dev ## the tests that `make test` leaves out: several servers, Ray
+test-slow: setup-dev ## the tests that `make test` leaves out: several servers, servers that die, Ray
 	@$(PY) -m pytest -m slow $(ARGS)
 
 check: setup-dev ## lint, format and type checks, and who may import whom

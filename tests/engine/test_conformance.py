@@ -105,6 +105,7 @@ def test_fine_tuning_jobs(client: openai.OpenAI, training: str) -> None:
     assert client.files.retrieve(training).id == training
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_job_tunes_what_another_made_and_checkpoints_answer(
     client: openai.OpenAI, training: str

@@ -14,6 +14,8 @@ from tests.engine.ends import alive, complete, in_flight, until, workers
 from tests.made import Recipe, add_tiny_base, publish
 from tests.serving import Running, start, stop
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 2
 KEY, CREDENTIAL = "a-key-that-nobody-may-see", "a-credential-of-a-store"
 

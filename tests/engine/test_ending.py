@@ -127,6 +127,7 @@ def test_what_takes_longer_than_the_grace_is_told_so(home: Path) -> None:
     assert process.wait(15) == 0
 
 
+@pytest.mark.slow
 def test_kill_9_takes_the_worker_along(home: Path) -> None:
     process, _ = start(home)
     (worker,) = until(lambda: workers(process.pid))

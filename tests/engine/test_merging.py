@@ -79,6 +79,7 @@ def test_a_merged_version_is_served_proved_and_says_what_its_weights_say(
     assert said["both"] == greedy(model, ids)
 
 
+@pytest.mark.slow
 def test_a_baked_checkpoint_is_served_by_vllm_alone(server: Running, tmp_path: Path) -> None:
     publish(server.registry, server.base, Recipe("alone", seed=62))
     folder = tmp_path / "baked"
