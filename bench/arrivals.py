@@ -7,15 +7,15 @@ their patience ends, as callers do.
 import asyncio
 import json
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from bench.client import END, TEXT, TOKENS, LoadError
+from bench.lines import LineProcess
 
 _HUNG_UP = 0
 
@@ -55,35 +55,19 @@ def poisson(rate: float, seconds: float, seed: int) -> Iterator[float]:
         at_s += generator.expovariate(rate)
 
 
-class OpenLoop:
+class OpenLoop(LineProcess):
     """The process of the callers, seen from the benchmark."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.arrivals"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # closes its stdin, at which it ends
+        super().__init__("bench.arrivals")
 
     def run(self, port: int, arrivals: Sequence[Arrival], patience_s: float) -> list[Outcome]:
         """Send all; outcomes in the order of arrivals. Raises LoadError: the process ended."""
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
-        load = {
-            "port": port, "patience_s": patience_s, "arrivals": [asdict(one) for one in arrivals],
-        }  # fmt: skip
-        self._process.stdin.write(json.dumps(load) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
+        sent = [asdict(one) for one in arrivals]
+        found = self.ask({"port": port, "patience_s": patience_s, "arrivals": sent})
+        if found is None:
             raise LoadError("the process of the callers ended")
-        return [Outcome(**one) for one in json.loads(line)]
+        return [Outcome(**one) for one in found]
 
 
 async def send(port: int, arrivals: Sequence[Arrival], patience_s: float) -> list[Outcome]:

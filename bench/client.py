@@ -7,12 +7,13 @@ bytes and parses as little as it can, so that it takes little of the machine tha
 import asyncio
 import json
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
+
+from bench.lines import LineProcess
 
 TEXT = re.compile(rb'"content":\s*"[^"]')
 TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
@@ -35,33 +36,17 @@ class Times:
     """Completion tokens, all requests together."""
 
 
-class LoadClient:
+class LoadClient(LineProcess):
     """The client's process, seen from the benchmark."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.client"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # closes its stdin, at which it ends
+        super().__init__("bench.client")
 
     def run(self, port: int, bodies: Sequence[dict[str, Any]], concurrency: int) -> Times:
         """Send all bodies, `concurrency` at a time. Raises LoadError."""
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
-        block = {"port": port, "bodies": list(bodies), "concurrency": concurrency}
-        self._process.stdin.write(json.dumps(block) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        result = json.loads(line) if line else {"error": "the client's process ended"}
-        if "error" in result:
-            raise LoadError(result["error"])
+        result = self.ask({"port": port, "bodies": list(bodies), "concurrency": concurrency})
+        if result is None or "error" in result:
+            raise LoadError("the client's process ended" if result is None else result["error"])
         return Times(**result)
 
 

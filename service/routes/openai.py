@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from service.admission.door import admit_openai
+from service.admission.entry import admit_openai
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,

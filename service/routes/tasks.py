@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from adapters.prompt import Task
-from service.admission.door import admit
+from service.admission.entry import admit
 from service.body import CHECKED
 from service.constraints import of_schema
 from service.documents import answers

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 
 from service import errors
-from service.admission.door import admit, admit_openai
+from service.admission.entry import admit, admit_openai
 from service.admission.ticket import Want
 from service.auth import Authenticator
 from service.errors import Overloaded
