@@ -1,28 +1,15 @@
 """Projects and their limits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-
-from sqlalchemy import func, select
 
 from adapters import audit
 from adapters.audit import Act
 from adapters.connect import Database
 from adapters.errors import InvalidInput
-from service.database import KeyRow, ProjectRow
+from service.database import ProjectRow
 from service.keys import DEFAULT_PROJECT
 from service.limiting.limits import Limits
-
-
-@dataclass(frozen=True, slots=True)
-class Project:
-    """A tenant, as it is listed."""
-
-    name: str
-    created: datetime
-    keys: int
-    limits: Limits
 
 
 class Projects:
@@ -30,13 +17,6 @@ class Projects:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def all(self) -> list[Project]:
-        """Every project by name."""
-        count = select(func.count()).where(KeyRow.project == ProjectRow.name).scalar_subquery()
-        query = select(ProjectRow, count).order_by(ProjectRow.name)
-        with self._database.read() as session:
-            return [_project(row, keys) for row, keys in session.execute(query)]
 
     def limit(self, name: str, changes: Mapping[str, int | None]) -> Limits:
         """Set some of a project's limits; servers notice within seconds.
@@ -66,7 +46,3 @@ class Projects:
         """The limits of projects that have some of their own."""
         with self._database.read() as session:
             return {row.name: Limits.of(row) for row in session.scalars(Limits.set_in(ProjectRow))}
-
-
-def _project(row: ProjectRow, keys: int) -> Project:
-    return Project(row.name, row.created, keys, Limits.of(row))
