@@ -37,7 +37,8 @@ from service.console import (
 )
 from service.ending import EndedByItself
 from service.sbom import sbom
-from service.settings import SettingsError, load_settings
+from service.settings import SettingsError
+from service.settings_sources import load_settings
 
 
 class Command(TyperGroup):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from adapters.registry import Registry
 from service.console import AsJson, Home, out
-from service.settings import load_settings
+from service.settings_sources import load_settings
 
 
 def retention(

@@ -30,7 +30,8 @@ from service import launch
 from service.auth import Authenticator
 from service.engine_plugin import on_cpu
 from service.keys import Keys
-from service.settings import SettingsError, load_settings
+from service.settings import SettingsError
+from service.settings_sources import load_settings
 
 State = Literal["ok", "warning", "wrong"]
 EXPECTED = {"vllm": "0.32.0", "torch": "2.13.0", "transformers": "5.19.0", "peft": "0.21.2"}

@@ -1,11 +1,9 @@
-"""Every knob of the server: `modiste.yaml` in the home folder, then `MODISTE_*`.
+"""Every knob of the server, typed, with its default and what it is.
 
-Units are in the names. Unknown keys are errors, and all mistakes are told at once.
+Units are in the names. `service.settings_sources` reads them.
 """
 
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -15,25 +13,18 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from adapters.audit import ACTOR
 from adapters.compatibility import RANKS
 from adapters.database_url import parse_database_url
 from adapters.errors import AdapterError, InvalidInput
-from adapters.home import MAX_CACHE_GIB, STORE_CACHE_GIB, Home
+from adapters.home import MAX_CACHE_GIB, STORE_CACHE_GIB
 from adapters.remote import check_store_url
 from service.trust import Trust, check_issuer
 
-NOT_SETTINGS = frozenset({"MODISTE_HOME", "MODISTE_API_KEY", ACTOR})
-"""Read elsewhere: the home, the key that `modiste loadtest` sends, for whom a child works."""
-
-
 Days = Annotated[float, Field(gt=0, le=36_500)]
-
 
 MOST = 10**12
 """Of any limit."""
@@ -390,44 +381,3 @@ class Settings(BaseModel):
                 [f"api_keys_file: {self.api_keys_file}: needs keys of 16 characters or more"]
             )
         return [*self.api_keys, *lines]
-
-
-def load_settings(
-    home: Home, overrides: Mapping[str, Any], environment: Mapping[str, str] | None = None
-) -> Settings:
-    """Settings from the file, then the environment, then the command line.
-
-    Raises:
-        SettingsError: every unknown key and wrong value.
-    """
-    environment = os.environ if environment is None else environment
-    values: dict[str, Any] = {**_from_file(home), **_from_environment(environment)}
-    values |= {key: value for key, value in overrides.items() if value is not None}
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError([_explain(problem) for problem in error.errors()]) from None
-
-
-def _from_file(home: Home) -> dict[str, Any]:
-    try:
-        return home.configured()
-    except InvalidInput as error:
-        raise SettingsError([error.message]) from None
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, text in environment.items():
-        if key.startswith("MODISTE_") and key not in NOT_SETTINGS:
-            name = key.removeprefix("MODISTE_").lower()
-            listed = name in ("api_keys", "vllm_args", "lora_target_modules")
-            found[name] = text.split() if listed else text
-    return found
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown setting; known are {', '.join(sorted(Settings.model_fields))}"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"

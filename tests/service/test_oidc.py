@@ -31,7 +31,8 @@ from service.auth import Authenticator
 from service.errors import NotReady, ServiceError, Unauthenticated
 from service.middleware import Bound, Bounds, Edge, Table
 from service.oidc import ALGORITHMS, Issuer, is_token
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError
+from service.settings_sources import load_settings
 from service.telemetry import Metrics
 from service.trust import Trust, check_issuer
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from adapters.home import Home
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError
+from service.settings_sources import load_settings
 
 
 def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path) -> None:
