@@ -1,12 +1,12 @@
-"""More requests than the engine can do: answers in time, and whose."""
+"""More requests than the engine can do: answers in time, and whose; and an hour of everything."""
 
 import sys
 from collections.abc import Sequence
 
-from bench import fairness, goodput
+from bench import fairness, goodput, soak
 from bench.parts import run_parts
 
-PARTS = {"goodput": goodput.measure, "fairness": fairness.measure}
+PARTS = {"goodput": goodput.measure, "fairness": fairness.measure, "soak": soak.measure}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
