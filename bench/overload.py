@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-from bench import fairness, goodput, soak
+from bench import fairness, goodput, soak, unharmed, vanish
 from bench.parts import run_parts
 
-PARTS = {"goodput": goodput.measure, "fairness": fairness.measure, "soak": soak.measure}
+PARTS = {
+    "goodput": goodput.measure, "fairness": fairness.measure, "hostile": unharmed.measure,
+    "vanish": vanish.measure, "soak": soak.measure,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from adapters.registry import Registry
 from bench.harness import Report, at_least, at_most
 from bench.mixed import Traffic
 from bench.resident import Samples, Window
-from bench.servers import Launch, Server, ServerError, free_port, running
+from bench.servers import Server, ServerError, free_port, running
 from bench.tiny import launch
 from tests.made import Recipe, add_tiny_base, publish
 
-WAVE_EVERY_S, WAVE_S, REQUESTS = 8.0, 1.5, 20
+WAVE_EVERY_S, WAVE_S, REQUESTS = 10.0, 1.5, 20
 CHURN_EVERY, COLLECT_EVERY, BATCH_EVERY = 3, 60, 15
 """Waves."""
 ADAPTERS, KEPT = 4, 3
@@ -63,8 +63,8 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     registry = Registry.open(folder / "home")
     soak = Soak.prepare(registry, add_tiny_base(registry))
-    start = launch("soak", registry.home.root, free_port(), SETTINGS)
-    with running([_flagged(start)], folder / "logs") as (server,):
+    start = launch("soak", registry.home.root, free_port(), SETTINGS, FLAGS)
+    with running([start], folder / "logs") as (server,):
         samples = Samples(server, folder / "samples.jsonl")
         asyncio.run(soak.run(server, samples, span.seconds))
         left = _left(server)
@@ -74,10 +74,6 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
         print(line, file=sys.stderr)
     _claim_traffic(report, soak, left, len(alarms))
     _claim_memory(report, samples, span)
-
-
-def _flagged(start: Launch) -> Launch:
-    return replace(start, command=[*start.command, *FLAGS])
 
 
 @dataclass
