@@ -170,6 +170,12 @@ class Settings(BaseModel):
         description="longest time for a request's body, seconds; "
         "one more for every 16 KiB that came",
     )
+    answer_wait_s: float = Field(
+        default=60.0, gt=0, description="longest time for which an answer may lie unread, seconds"
+    )
+    max_connections: int = Field(
+        default=4096, ge=1, description="open connections; others are refused, but for probes"
+    )
     max_choices: int = Field(
         default=256, ge=1, description="answers of one request: `n` times its prompts"
     )
