@@ -122,7 +122,7 @@ def vllm_environment(settings: Settings) -> dict[str, str]:
         # the one function that vLLM would compile there needs g++ and gains nothing
         wanted["TORCH_COMPILE_DISABLE"] = "1"
         # matrix products compiled for each number of tokens that a step ever had: 1,024 by default
-        # are half a GiB, which a server takes an hour to fill
+        # are half a GiB, and a server grows for as long as it has not met so many
         wanted["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(COMPILED_PRODUCTS)
         gib = memory_bytes() // 2**30
         space = settings.kv_cache_gib

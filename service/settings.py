@@ -243,6 +243,9 @@ class Settings(BaseModel):
         description="fine-tuning jobs that the server's own worker does at once; "
         "0: none, run `modiste worker`",
     )
+    max_job_hours: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="longest time at work of a fine-tuning job, hours; none: any"
+    )
     keep_files_days: Days | None = Field(
         default=None, description="uploaded files are kept for so long, days; none: for ever"
     )
