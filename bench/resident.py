@@ -82,7 +82,8 @@ class Window:
         return set.intersection(*(set(sample.processes) for sample in self.samples))
 
     def median(self, process: str, what: str) -> float:
-        return statistics.median(getattr(s.processes[process], what) for s in self.samples)
+        figures: list[float] = [getattr(one.processes[process], what) for one in self.samples]
+        return statistics.median(figures)
 
     def median_total_mib(self) -> float:
         return statistics.median(sample.anonymous_mib for sample in self.samples)

@@ -68,7 +68,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
         samples = Samples(server, folder / "samples.jsonl")
         asyncio.run(soak.run(server, samples, span.seconds))
         left = _left(server)
-    log = (folder / "logs" / "soak.log").read_text(errors="replace").splitlines()
+        log = (folder / "logs" / "soak.log").read_text(errors="replace").splitlines()
     alarms = [line for line in log if any(sign in line for sign in ALARMING)]
     for line in [*soak.traffic.wrong[:SHOWN], *soak.wrong[:SHOWN], *alarms[:SHOWN]]:
         print(line, file=sys.stderr)

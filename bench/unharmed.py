@@ -20,8 +20,7 @@ from bench.servers import free_port, running
 from bench.tiny import launch
 from tests.made import Recipe, add_tiny_base, publish
 
-CASES, CASES_SHORT = 50_000, 5_000
-WARM_SHARE = 0.1
+CASES, CASES_SHORT, WARM = 50_000, 5_000, 2_500
 FLAT = 1.05
 SETTLE_S, LOOKS = 12.0, 3
 """What lingers has ended then; a figure is the median of so many looks."""
@@ -42,7 +41,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     with running([start], folder / "logs") as (server,):
         url = f"http://127.0.0.1:{server.port}"
         samples = Samples(server, folder / "samples.jsonl")
-        asyncio.run(send_all(url, "one", round(cases * WARM_SHARE), seed=1))
+        asyncio.run(send_all(url, "one", WARM, seed=1))
         said, before = _said(url), _look(samples)
         began = time.perf_counter()
         found = asyncio.run(send_all(url, "one", cases, seed=2))

@@ -155,6 +155,7 @@ def assemble(
         metrics.limited,
     )  # fmt: skip
     ending = Ending(plan.outcome)
+    engine.pulse.may_stop = lambda: ending.begun and not ending.outcome.failure
     warming = Warming(engine, first_chat, ending)
     parts: dict[str, Part] = {
         "the engine has not answered yet": warming,
