@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError, WrapValidator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-MISTAKEN = (AttributeError, LookupError, TypeError)
+MISTAKEN = (ArithmeticError, AttributeError, LookupError, TypeError)
 
 
 def well_typed(kind: type[BaseModel]) -> WrapValidator:
