@@ -1,7 +1,7 @@
 """The server's parts around an engine: what routes reach, and what runs beside them."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as installed
@@ -37,7 +37,8 @@ from service.limiting.limiter import Limiter
 from service.limiting.limits import Defaults
 from service.logs import AccessLog, known_secrets
 from service.models import Models
-from service.readiness import Readiness
+from service.protocol import Connections
+from service.readiness import Part, Readiness
 from service.record import Record
 from service.redaction import Secrets
 from service.residency import AdapterEngine, Limits, Residency, ServedNames
@@ -51,6 +52,7 @@ from service.traffic import Traffic
 from service.trials import Observer
 from service.upkeep import keep_up
 from service.usage import Ledger, Usage
+from service.warming import Warming
 from service.watchdog import Pulse
 
 
@@ -85,6 +87,7 @@ class Plan:
     """As it was before vLLM's was added."""
     outcome: Outcome
     """Where `service.launch` reads how the server ended."""
+    connections: Connections
 
     def limits(self) -> Limits:
         return Limits(
@@ -126,14 +129,16 @@ class Server:
 
 
 def assemble(
-    plan: Plan, engine: MeteredEngine, served: ServedNames, room: Room, app: ASGIApp
-) -> Server:
+    plan: Plan, engine: MeteredEngine, served: ServedNames, room: Room, app: ASGIApp,
+    first_chat: Callable[[], Awaitable[None]],
+) -> Server:  # fmt: skip
     """Make the parts and start what runs beside requests.
 
     Args:
         served: vLLM's own table of adapters.
         room: what the engine has for requests.
         app: where lines of batches are asked.
+        first_chat: asks for a chat that nobody waits for.
     """
     settings, registry = plan.settings, plan.registry
     metrics = Metrics(REGISTRY, settings.metrics_versions)
@@ -146,10 +151,17 @@ def assemble(
     observer = Observer(registry, residency.leasing.server, models, metrics)
     ledger, children, batches = Ledger(registry.database), Children(), Batches(registry.database)
     limiter = Limiter(
-        registry.database, Defaults.of(settings), engine.max_model_len, residency.leasing.server
-    )
+        registry.database, Defaults.of(settings), engine.max_model_len, residency.leasing.server,
+        metrics.limited,
+    )  # fmt: skip
     ending = Ending(plan.outcome)
-    readiness = Readiness.of(settings, registry, engine, models, ending)
+    engine.pulse.may_stop = lambda: ending.begun and not ending.outcome.failure
+    warming = Warming(engine, first_chat, ending)
+    parts: dict[str, Part] = {
+        "the engine has not answered yet": warming,
+        "live adapters are being loaded and proved": models,
+    }
+    readiness = Readiness.of(settings, registry, engine, parts, ending)
     bench = Bench(
         batches=batches,
         files=cabinet.files,
@@ -174,6 +186,7 @@ def assemble(
         ending.tell.append(worker.end)
     works: list[Coroutine[Any, Any, None]] = [
         readiness.follow(),
+        warming.run(),
         observer.run(),
         Demand(registry, residency, metrics).follow(models.caught_up),
         models.follow(settings.alias_poll_s),
@@ -197,7 +210,9 @@ def assemble(
         works.append(worker.run(models.caught_up))
     metrics.server.build.labels(installed("modiste"), installed("vllm"), plan.base.name).set(1)
     metrics.server.version_places.set(plan.capacity.places)
+    plan.connections.refused.append(lambda code: metrics.connection_refusals.labels(code).inc())
     metrics.server.follow(
+        connections=lambda: len(plan.connections.open),
         ready=lambda: readiness.ready,
         engine_up=lambda: not engine.dead,
         aliases_not_served=lambda: len(models.failures()),

@@ -35,7 +35,7 @@ from service.console import (
     out,
     run_child,
 )
-from service.ending import EndedByItself
+from service.ending import EndedByItself, end_at_once_until_ready
 from service.sbom import sbom
 from service.settings import SettingsError
 from service.settings_sources import load_settings
@@ -170,6 +170,8 @@ def base_list(home: Home = None, as_json: AsJson = False) -> None:
 
 def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if sys.argv[1:2] == ["serve"]:
+        end_at_once_until_ready()
     app(prog_name="modiste")
 
 

@@ -155,6 +155,21 @@ def _end_at_the_next_signal() -> None:
             loop.add_signal_handler(number, leave_at_once, 128 + number, "a second signal")
 
 
+def end_at_once_until_ready() -> None:
+    """While the server starts nobody is answered, so a signal ends it at once.
+
+    vLLM's own handlers take the place of these once it listens. As the first process of a container
+    one without a handler would not hear of SIGTERM at all.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_before_ready)
+
+
+def _end_before_ready(number: int, _: object) -> None:
+    name = signal.Signals(number).name
+    leave_at_once(128 + number, f"{name} came before the server was ready")
+
+
 def leave_at_once(code: int, why: str) -> None:
     """End this process and the engine. A worker is told by the kernel, and gives its jobs back."""
     logger.error("%s: ends at once", why)

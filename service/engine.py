@@ -49,6 +49,7 @@ __all__ = [
     "ResponsesRequest",
     "Sampling",
     "engine_errors",
+    "try_chat",
     "with_cancellation",
     "with_sse_keep_alive",
 ]
@@ -288,6 +289,17 @@ class Engine:
             raise EngineFailed("the engine gave no log-probabilities for a probe")
         first = answer.logprobs[0]
         return [first[token].logprob for token in token_ids]
+
+
+async def try_chat(handler: Any, model: str) -> None:
+    """Ask one of vLLM's chat handlers for a short streamed answer, of the base and for nobody."""
+    request = ChatCompletionRequest(
+        model=model, messages=[{"role": "user", "content": "a"}], max_tokens=2, stream=True
+    )
+    answer = await handler.create_chat_completion(request)
+    if not isinstance(answer, ErrorResponse):
+        async for _ in answer:
+            pass
 
 
 async def _last(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:

@@ -8,6 +8,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 from adapters.bases import Base, light_fingerprint
 from adapters.errors import AdapterError
@@ -35,6 +36,8 @@ STRUCTURE = "--structured-outputs-config"
 FEW_CORES = 2
 TINY = 20_000_000
 """Parameters: a step of so small a model is shorter than its threads' waits for each other."""
+COMPILED_PRODUCTS = 256
+"""That oneDNN keeps; vLLM keeps 32 for each shape of weights beside them."""
 
 FORBIDDEN_ENVIRONMENT = {
     "VLLM_SKIP_MODEL_NAME_VALIDATION": "any model name would be answered by the base",
@@ -121,6 +124,9 @@ def vllm_environment(settings: Settings, base: Base) -> dict[str, str]:
     if on_cpu():
         # the one function that vLLM would compile there needs g++ and gains nothing
         wanted["TORCH_COMPILE_DISABLE"] = "1"
+        # matrix products compiled for each number of tokens that a step ever had: 1,024 by default
+        # are half a GiB, and a server grows for as long as it has not met so many
+        wanted["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(COMPILED_PRODUCTS)
         gib = memory_bytes() // 2**30
         space = settings.kv_cache_gib
         wanted["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, min(4, gib // 6)) if space is None else space)
@@ -257,22 +263,32 @@ def _run(
         forked.begin()
     # imported here: vllm reads the environment when it is imported
     import uvloop
-    from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.logger import configure_logging_from_args
 
     from service.assembly import Plan
     from service.plugin import plan
-    from service.protocol import protocol
+    from service.protocol import Connections, protocol
 
     capacity = planned(settings, registry, base)
     args = parse(vllm_arguments(settings, base, capacity))
     if settings.log_format == "json":  # for uvicorn's lines
         configure_logging_from_args(args)
-    outcome = Outcome()
-    plan.set(Plan(settings, registry, base, authenticator, capacity, environment, outcome))
-    uvloop.run(run_server(args, http=protocol(settings)))
+    outcome, connections = Outcome(), Connections()
+    plan.set(
+        Plan(settings, registry, base, authenticator, capacity, environment, outcome, connections)
+    )
+    uvloop.run(_run_server(args, http=protocol(settings, connections)))
     if outcome.failure or not outcome.asked:
         raise EndedByItself(outcome.failure or "the HTTP server has stopped")
+
+
+async def _run_server(args: Namespace, **for_uvicorn: Any) -> None:
+    """vLLM's `run_server` without its handler of SIGTERM, which would leave a traceback."""
+    from vllm.entrypoints.launchers.api_server import entry
+
+    entry.decorate_logs("APIServer", skip_if_decorated=True)
+    address, listening = entry.setup_server(args, reuse_port=False)
+    await entry.run_server_worker(address, listening, args, **for_uvicorn)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:

@@ -7,6 +7,7 @@ and handlers are there. Our routes replace vLLM's of the same path; all others g
 import asyncio
 from argparse import Namespace
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,7 +26,7 @@ from service.bounds import body_bounds
 from service.documents import ERRORS
 from service.door import Door
 from service.ending import before_shutdown, end_in_time
-from service.engine import Engine, MeteredClient, engine_errors
+from service.engine import Engine, MeteredClient, engine_errors, try_chat
 from service.middleware import Edge, Table
 from service.record import current_record
 from service.request_text import TextKeeper
@@ -90,6 +91,7 @@ class ModistePlugin:
             state.openai_serving_models,
             engine_room(engine_client, self._plan.settings.max_running_sequences),
             self._app,
+            partial(try_chat, state.openai_serving_chat, self._plan.base.name),
         )
         state.modiste = server
         before_shutdown(engine_client, server.ending)

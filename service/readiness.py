@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from time import monotonic
 from typing import Protocol
 
@@ -19,8 +20,8 @@ AWAY_S = 3 * ASK_S
 """An answer may take its time; one that is so late counts as none."""
 
 
-class Aliases(Protocol):
-    """`service.models.Models`."""
+class Part(Protocol):
+    """What is ready once, and then for ever: `service.models.Models`, `service.warming.Warming`."""
 
     @property
     def ready(self) -> bool: ...
@@ -54,26 +55,27 @@ class Readiness:
     """The state of one server.
 
     Args:
+        parts: what has to be ready once, by what is told until then.
         patience_s: how long the server counts as ready without its database.
     """
 
     def __init__(
-        self, watchdog: Watchdog, engine: WatchedEngine, aliases: Aliases, ending: Ending,
+        self, watchdog: Watchdog, engine: WatchedEngine, parts: Mapping[str, Part], ending: Ending,
         database: DatabaseReach, patience_s: float,
     ) -> None:  # fmt: skip
-        self._watchdog, self._engine, self._aliases = watchdog, engine, aliases
+        self._watchdog, self._engine, self._parts = watchdog, engine, parts
         self._ending, self.database, self._patience_s = ending, database, patience_s
 
     @classmethod
     def of(
-        cls, settings: Settings, registry: Registry, engine: WatchedEngine, aliases: Aliases,
-        ending: Ending,
+        cls, settings: Settings, registry: Registry, engine: WatchedEngine,
+        parts: Mapping[str, Part], ending: Ending,
     ) -> "Readiness":  # fmt: skip
         watchdog = Watchdog(
             engine, ending, settings.watchdog_interval_s, settings.watchdog_patience_s
         )
         reach = DatabaseReach(registry)
-        return cls(watchdog, engine, aliases, ending, reach, settings.database_patience_s)
+        return cls(watchdog, engine, parts, ending, reach, settings.database_patience_s)
 
     async def follow(self) -> None:
         """For as long as the server runs."""
@@ -105,8 +107,9 @@ class Readiness:
         if self._ending.begun:
             raise NotReady("the server is shutting down", code="shutting_down")
         self.check_live()
-        if not self._aliases.ready:
-            raise NotReady("live adapters are being loaded and proved", hint="wait")
+        for what, part in self._parts.items():
+            if not part.ready:
+                raise NotReady(what, hint="wait")
         if (away_s := self.database.away_s) > self._patience_s:
             raise NotReady(
                 f"the database has not answered for {away_s:.0f} s", code="database_away",

@@ -170,6 +170,12 @@ class Settings(BaseModel):
         description="longest time for a request's body, seconds; "
         "one more for every 16 KiB that came",
     )
+    answer_wait_s: float = Field(
+        default=60.0, gt=0, description="longest time for which an answer may lie unread, seconds"
+    )
+    max_connections: int = Field(
+        default=4096, ge=1, description="open connections; others are refused, but for probes"
+    )
     max_choices: int = Field(
         default=256, ge=1, description="answers of one request: `n` times its prompts"
     )
@@ -236,6 +242,9 @@ class Settings(BaseModel):
         le=64,
         description="fine-tuning jobs that the server's own worker does at once; "
         "0: none, run `modiste worker`",
+    )
+    max_job_hours: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="longest time at work of a fine-tuning job, hours; none: any"
     )
     keep_files_days: Days | None = Field(
         default=None, description="uploaded files are kept for so long, days; none: for ever"

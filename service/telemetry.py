@@ -108,6 +108,14 @@ class Metrics:
             "modiste_refusals", "Requests that were not let into the engine, by reason.",
             ("reason",), registry=registry,
         )  # fmt: skip
+        self.limit_refusals = Counter(
+            "modiste_limit_refusals", "Requests refused for a limit: which, as the settings name "
+            "it, and whose.", ("limit", "of"), registry=registry,
+        )  # fmt: skip
+        self.connection_refusals = Counter(
+            "modiste_connection_refusals", "Connections refused or cut before or after a route, "
+            "by error code.", ("code",), registry=registry,
+        )  # fmt: skip
         self.resident = Gauge(
             "modiste_resident_versions", "Versions loaded and proved.", registry=registry
         )
@@ -140,6 +148,10 @@ class Metrics:
             "modiste_canaries_ended", "Canaries that a rule ended, by how.", ("how",),
             registry=registry,
         )  # fmt: skip
+
+    def limited(self, limit: str, of: str) -> None:
+        """Count a request that is refused for a limit."""
+        self.limit_refusals.labels(limit, of).inc()
 
     def admitted(self, priority: str, queued_s: float) -> None:
         """Count a request that is let into the engine."""
@@ -206,6 +218,9 @@ class ServerGauges:
             "modiste_aliases_not_served", "Aliases whose version could not be loaded and proved.",
             registry=registry,
         )  # fmt: skip
+        self.connections = Gauge(
+            "modiste_open_connections", "Connections that are open.", registry=registry
+        )
         self.version_places = Gauge(
             "modiste_version_places", "Versions that may be loaded at once.", registry=registry
         )

@@ -8,6 +8,7 @@ spins for so long after a step). It is stuck when all of the patience passes wit
 
 import asyncio
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -27,17 +28,24 @@ class Pulse:
     Attributes:
         beats: grows whenever tokens came out, or the KV cache's use changed: a long
             prompt fills it step by step before its first token.
+        may_stop: whether an engine that goes away does as it was told.
     """
 
     def __init__(self, client: Any) -> None:
         self.beats = 0
+        self.may_stop: Callable[[], bool] = lambda: False
         self._client, self._core = client, client.engine_core
         self._usage = 0.0
         self._next = self._core.get_output_async
         self._core.get_output_async = self._noted
 
     async def _noted(self) -> Any:
-        outputs = await self._next()
+        try:
+            outputs = await self._next()
+        except Exception:
+            if self.may_stop() and not self.asked:  # else vLLM tells whoever waits, and the log
+                raise asyncio.CancelledError from None
+            raise
         stats = outputs.scheduler_stats
         usage = self._usage if stats is None else stats.kv_cache_usage
         if outputs.outputs or usage != self._usage:

@@ -13,6 +13,7 @@ from typing import Any
 
 from service.database import JobRow
 from service.jobs.executors import Trainer
+from service.jobs.hours import Hours
 from service.jobs.room import Need
 from service.jobs.states import Told
 
@@ -40,11 +41,13 @@ class Attempt:
     again: float = field(default_factory=time.monotonic)
     """Not to be looked after before, `monotonic`."""
     steps: "Steps" = field(init=False)
+    hours: Hours = field(init=False)
     untold: list[dict[str, Any]] = field(default_factory=list)
     """Steps that were read and not told yet."""
 
     def __post_init__(self) -> None:
         self.steps = Steps(self.folder / "run" / "metrics.jsonl")
+        self.hours = Hours(self.folder)
 
     @property
     def pid(self) -> int:

@@ -2,6 +2,7 @@
 came of it is told in the end."""
 
 import logging
+from math import inf
 
 from service.jobs.attempt import Attempt, metrics_event, planned_steps, told_error
 from service.jobs.executors import STOPPED
@@ -17,20 +18,30 @@ TOLD_AT_ONCE = 500
 """Steps in one transaction."""
 PASSING = ("store_failed", "run_busy")
 """Errors of the trainer that say nothing of its job."""
+TOO_LONG = "too long"
+"""Why a trainer is stopped whose job has had its hours."""
+TO_STOP_S = 300.0
+"""For its next step, before it is killed."""
 
 
 class Course:
-    """Follows the jobs of one worker."""
+    """Follows the jobs of one worker.
+
+    Attributes:
+        most_s: how long a job may be at work.
+    """
 
     def __init__(
         self, jobs: LeasedJobs, worker: str, leases: Leases, setbacks: Setbacks, success: Success
     ) -> None:
+        self.most_s = inf
         self._jobs, self._worker = jobs, worker
         self._leases, self._setbacks, self._success = leases, setbacks, success
 
     def poll(self, attempt: Attempt) -> bool:
         """Tell what is new; whether the job is done with here."""
         code = attempt.trainer.poll()
+        attempt.hours.note(now=code is not None)
         self._tell(attempt)
         if code is not None:
             self._end(attempt, code)
@@ -38,6 +49,10 @@ class Course:
         lease = self._leases.of(attempt.job.id)
         if lease is not None and lease.wanted is not None:
             attempt.stop(lease.wanted)
+        elif (over_s := attempt.hours.spent_s - self.most_s) > 0:
+            attempt.stop(TOO_LONG)
+            if over_s > TO_STOP_S:
+                attempt.trainer.kill()
         return False
 
     def _tell(self, attempt: Attempt) -> None:
@@ -80,7 +95,9 @@ class Course:
             raise LeaseLost(job.id)
         wanted = self._jobs.renew(job.id, self._worker)
         stopped = code == STOPPED or (attempt.stopping is not None and code < 0)
-        if wanted == CANCEL or (code != 0 and (stopped or wanted == PAUSE)):
+        if wanted != CANCEL and code != 0 and attempt.stopping == TOO_LONG:
+            self._jobs.end(job.id, self._worker, Outcome(FAILED, error=self._too_long()))
+        elif wanted == CANCEL or (code != 0 and (stopped or wanted == PAUSE)):
             self._jobs.give_back(job.id, self._worker)
         elif code == 0:
             self._success.tell(attempt)
@@ -94,3 +111,10 @@ class Course:
             else:
                 self._jobs.end(job.id, self._worker, Outcome(FAILED, error=error))
         logger.info("%s ended with %s", job.id, code)
+
+    def _too_long(self) -> dict[str, str | None]:
+        return {
+            "code": "job_too_long", "param": None,
+            "message": f"the job was at work for {self.most_s / 3600:g} hours, the most that the "
+            "operator allows: ask for fewer epochs or less data, or for a higher max_job_hours",
+        }  # fmt: skip

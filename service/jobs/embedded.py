@@ -65,6 +65,8 @@ class EmbeddedWorker:
             "--log-format", settings.log_format,
             "--grace-s", str(grace_s - GIVE_BACK_S), "--parent", str(os.getpid()),
         ]  # fmt: skip
+        if settings.max_job_hours is not None:
+            command += ["--job-hours", str(settings.max_job_hours)]
         return cls(command, {**environment, **_places(settings)}, grace_s)
 
     async def run(self, ready: asyncio.Event) -> None:

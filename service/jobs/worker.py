@@ -65,6 +65,7 @@ class Worker:
         at_once: jobs, where memory allows.
         grace_s: for trainers to stop at their next step once `ending` is set.
         executor: where trainers run; default: as children.
+        job_hours: how long a job may be at work, in all of its attempts.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Worker:
         lease_s: float = LEASE_S,
         grace_s: float = inf,
         executor: Executor | None = None,
+        job_hours: float = inf,
     ) -> None:
         self.registry, self.at_once, self._grace_s = registry, at_once, grace_s
         self._machine = f"worker-{os.uname().nodename}-"
@@ -87,6 +89,7 @@ class Worker:
         self._leases, self._setbacks = Leases(self.jobs, self.id), Setbacks()
         success = Success(registry, self.files, self.jobs, self.id)
         self._course = Course(self.jobs, self.id, self._leases, self._setbacks, success)
+        self._course.most_s = 3600 * job_hours
         self._patience, self._look_again, self._reach_again = Patience(), 0.0, 0.0
         self._orphans_due = self._sweep_due = 0.0
 
@@ -351,6 +354,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="ray-jobs: dashboard of the cluster's head, such as http://HOST:8265; default: "
         "RAY_API_SERVER_ADDRESS",
     )  # fmt: skip
+    parser.add_argument(
+        "--job-hours", type=float, default=inf,
+        help="longest time at work of a job, all attempts together, hours; default: any",
+    )  # fmt: skip
     parser.add_argument("--ray-cpus", type=int, default=1, help="ray-jobs: cores of a trainer")
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", default="info", choices=levels)
@@ -370,7 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
         executor: Executor = RayJobs(options.ray_address, options.ray_cpus) if ray else Local()
         worker = Worker(
             Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s),
-            max(0.0, options.grace_s), executor,
+            max(0.0, options.grace_s), executor, options.job_hours,
         )  # fmt: skip
     except AdapterError as error:
         print(error, file=sys.stderr)

@@ -22,7 +22,7 @@ from service.errors import RateLimited
 from service.keys import Keys
 from service.limiting.estimate import ROUTES, may_use
 from service.limiting.limits import NO_LIMITS, Defaults, Limits
-from service.limiting.standing import Outcome, retry_after_s
+from service.limiting.standing import Excess, Outcome, retry_after_s
 from service.limiting.windows import HOLD_S, Subject, Take, Windows, in_memory
 from service.projects import Projects
 from service.record import PRIORITY_BATCH, RECORD, Record
@@ -51,17 +51,22 @@ class Limiter:
     Args:
         longest: prompt and answer together, tokens.
         server: its name, of which there is no other.
+        limited: told of each refusal: for which limit, and whose it is.
 
     Raises:
         StoreFailed: the database can't be read.
     """
 
-    def __init__(self, database: Database, defaults: Defaults, longest: int, server: str) -> None:
+    def __init__(
+        self, database: Database, defaults: Defaults, longest: int, server: str,
+        limited: Callable[[str, str], None] = lambda _limit, _of: None,
+    ) -> None:  # fmt: skip
         self._keys, self._projects = Keys(database), Projects(database)
         self._defaults, self._longest = defaults, longest
         engine = for_counts(database.engine.url)
         self._shared, self._own = Windows(engine, server), Windows(in_memory(), server)
         many = COUNT_CONNECTIONS if engine.dialect.name == "postgresql" else 1
+        self._limited = limited
         self._threads = ThreadPoolExecutor(many, "modiste-limits")
         self._away_until = 0.0
         self._held = 0
@@ -93,7 +98,9 @@ class Limiter:
         taken = await self._take(asked, record.route, body)
         record.headers += taken.outcome.headers()
         if not taken.outcome.admitted:
-            raise _refusal(taken.outcome)
+            over = taken.outcome.excess()
+            self._limited(over.limit_name, over.of)
+            raise _refusal(over)
         self._held += 1
         record.on_end.append(partial(self._end, taken, record))
         return receive
@@ -213,8 +220,7 @@ class Limiter:
             logger.warning("places of requests run out by themselves: %s", error)
 
 
-def _refusal(outcome: Outcome) -> RateLimited:
-    over = outcome.excess()
+def _refusal(over: Excess) -> RateLimited:
     wait_s = retry_after_s(over.wait_s)
     return RateLimited(
         f"{over.subject} may have {over.limit} {over.what}, and {over.used} are taken; "

@@ -12,6 +12,14 @@ LONGEST_RETRY_S = 60
 """OpenAI's client heeds no longer one; a window of whole seconds may end up to one later."""
 
 
+KINDS = ("batches of key", "batches of project", "key", "project")
+"""How subjects begin; a name follows."""
+NAMES = {
+    "requests in a minute": "requests_per_minute", "tokens in a minute": "tokens_per_minute",
+    "requests at once": "concurrent",
+}  # fmt: skip
+
+
 class Use(NamedTuple):
     """What was used in a second."""
 
@@ -36,6 +44,16 @@ class Excess(NamedTuple):
     limit: int
     used: int
     wait_s: float
+
+    @property
+    def of(self) -> str:
+        """Whose it is, without the name: `key`, `project`, `batches of key`, …"""
+        return next(kind for kind in KINDS if self.subject.startswith(f"{kind} "))
+
+    @property
+    def limit_name(self) -> str:
+        """As the settings name it."""
+        return NAMES[self.what]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +161,7 @@ class Outcome:
 
 
 def _named(limits: Limits) -> tuple[tuple[str, int | None], ...]:
-    return (
-        ("requests in a minute", limits.requests_per_minute),
-        ("tokens in a minute", limits.tokens_per_minute),
-        ("requests at once", limits.concurrent),
-    )
+    return tuple((what, getattr(limits, name)) for what, name in NAMES.items())
 
 
 def retry_after_s(wait_s: float) -> int:

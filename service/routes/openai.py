@@ -1,7 +1,7 @@
 """OpenAI's inference routes: our names, limits and receipts around vLLM's handlers."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -19,16 +19,19 @@ from service.fields import CHAT, COMPLETIONS
 from service.guard import guarded
 from service.models import Models
 from service.record import PRIORITY_INTERACTIVE, current_record
+from service.well_typed import well_typed
 
 router = APIRouter()
 
+Chat = Annotated[ChatCompletionRequest, well_typed(ChatCompletionRequest)]
+Completion = Annotated[CompletionRequest, well_typed(CompletionRequest)]
 
 _ERROR = 'data: {"error":'
 
 
 @router.post("/v1/chat/completions", dependencies=[guarded(CHAT)])
 @with_cancellation
-async def chat_completions(request: ChatCompletionRequest, raw_request: Request) -> Response:
+async def chat_completions(request: Chat, raw_request: Request) -> Response:
     """Answer a chat as OpenAI's API does."""
     handler = raw_request.app.state.openai_serving_chat
     return await _answer(request, raw_request, handler.create_chat_completion)
@@ -36,7 +39,7 @@ async def chat_completions(request: ChatCompletionRequest, raw_request: Request)
 
 @router.post("/v1/completions", dependencies=[guarded(COMPLETIONS)])
 @with_cancellation
-async def completions(request: CompletionRequest, raw_request: Request) -> Response:
+async def completions(request: Completion, raw_request: Request) -> Response:
     """Continue a prompt as OpenAI's API does."""
     if request.echo and request.logprobs is not None:
         raise BadRequest(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
@@ -13,8 +13,11 @@ from service.errors import BadRequest, ServiceError, from_service, from_unexpect
 from service.fields import RESPONSES
 from service.guard import guarded
 from service.routes.openai import prepare, streamed, vllm_error
+from service.well_typed import well_typed
 
 router = APIRouter()
+
+Asked = Annotated[ResponsesRequest, well_typed(ResponsesRequest)]
 
 TOOLS = frozenset({"function", "custom", "namespace"})
 """Those that the caller runs; all others would be run here."""
@@ -49,7 +52,7 @@ def _refused(name: str, hint: str) -> BadRequest:
 
 @router.post("/v1/responses", dependencies=[Depends(refuse_state), guarded(RESPONSES)])
 @with_cancellation
-async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
+async def create_response(request: Asked, raw_request: Request) -> Response:
     """Answer as OpenAI's responses API does; the whole conversation is in the request."""
     handler = raw_request.app.state.openai_serving_responses
     _check_tools(request, handler)

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 from adapters.registry import Registry
+from bench.servers import free_port, session_processes
 from service.usage import Usage
 from tests.engine.ends import Answer, alive, complete, in_flight, until, workers
 from tests.made import add_tiny_base
@@ -59,7 +62,9 @@ def test_sigterm_lets_requests_finish_ends_the_worker_and_brings_in_the_usage(ho
     assert code == 0
     assert not alive(second)
     assert used(home) == {("tiny", "/v1/completions"): 800}
-    assert (home / "serve.log").read_text().count("the worker ended with -9") == 1
+    log = (home / "serve.log").read_text()
+    assert log.count("the worker ended with -9") == 1
+    assert "Traceback" not in log
 
 
 @pytest.mark.slow
@@ -127,6 +132,29 @@ def test_what_takes_longer_than_the_grace_is_told_so(home: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert {one.result().code for one in running} == {"engine_dead"}
     assert process.wait(15) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_s", [2, 4, 6, 8, 11, 14])
+def test_a_signal_while_the_server_starts_ends_it_with_all_that_it_began(
+    home: Path, after_s: int
+) -> None:
+    log = (home / "serve.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--port", str(free_port())],
+        env={**os.environ, "MODISTE_HOME": str(home)}, stdout=log, stderr=log,
+        start_new_session=True,
+    )  # fmt: skip
+    time.sleep(after_s)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
+    assert time.monotonic() - began < 5
+    until(lambda: not session_processes(process.pid))
+    said = (home / "serve.log").read_text()
+    assert code == 143 or "Application startup complete" in said
+    assert "SIGTERM came before the server was ready" in said or code == 0
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

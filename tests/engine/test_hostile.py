@@ -108,6 +108,10 @@ def test_a_schema_is_still_kept_to(server: Running) -> None:
         ("completions", {"stop": ["a"] * 5}, "stop"),
         ("completions", {"prompt": ["a"] * 300}, "prompt"),
         ("completions", {"logit_bias": {"1": 2**70}}, "logit_bias"),
+        ("chat/completions", {"structured_outputs": []}, "structured_outputs"),
+        ("chat/completions", {"messages": 5}, "messages"),
+        ("completions", {"structured_outputs": "x"}, "structured_outputs"),
+        ("responses", {"tools": 3}, "tools"),
         ("responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
     ],
 )

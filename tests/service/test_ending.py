@@ -154,3 +154,22 @@ def test_a_server_that_hangs_as_it_ends_is_ended_with_its_engine() -> None:
     assert server.wait(5) == 1
     assert is_gone(engine)
     assert exits == "True"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_server_is_ready_ends_it_at_once_and_says_so(
+    number: signal.Signals,
+) -> None:
+    starting = (
+        "import time; from service.ending import end_at_once_until_ready as e; e(); "
+        "print('on', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", starting], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=5)
+    assert process.returncode == 128 + number
+    assert said == f"{number.name} came before the server was ready: ends at once\n"

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from service.protocol import MAX_HEADERS, protocol
+from service.protocol import MAX_HEADERS, Connections, protocol
 from service.settings import Settings
 
 SETTINGS = Settings(max_url_bytes=500, max_header_bytes=2000, header_wait_s=0.3)
@@ -39,12 +39,16 @@ class App:
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 
 
-def talk(work: Talk, app: App | None = None) -> Any:
-    """One connection to a server of its own."""
+def talk(
+    work: Talk, app: App | None = None, settings: Settings = SETTINGS,
+    refused: list[str] | None = None,
+) -> Any:  # fmt: skip
+    """One connection to a server of its own; `refused` gets the codes that it counts."""
 
     async def main() -> Any:
+        counted = Connections(refused=[] if refused is None else [refused.append])
         config = uvicorn.Config(
-            app or App(), http=protocol(SETTINGS), lifespan="off", log_level="error"
+            app or App(), http=protocol(settings, counted), lifespan="off", log_level="error"
         )
         server = uvicorn.Server(config)
         config.load()
@@ -260,3 +264,128 @@ def test_a_body_that_goes_on_after_its_answer_ends_the_connection(
         return await ended
 
     assert talk(work) == b""
+
+
+PIECE = b"x" * 2**16
+IMPATIENT = Settings(answer_wait_s=0.4)
+
+
+class Flood(App):
+    """Answers without end, or with so many pieces; `ended` once it can't any more."""
+
+    def __init__(self, pieces: int | None = None, at_once: int = 1) -> None:
+        super().__init__()
+        self._pieces, self._piece = pieces, PIECE * at_once
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        gone = asyncio.create_task(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        left = self._pieces
+        while left != 0 and not gone.done():
+            await send({"type": "http.response.body", "body": self._piece, "more_body": True})
+            await asyncio.sleep(0)
+            left = None if left is None else left - 1
+        if not gone.done():
+            await send({"type": "http.response.body", "body": b""})
+        gone.cancel()
+        self.ended.set()
+
+
+@pytest.mark.parametrize("at_once", [1, 200], ids=["stream", "whole"])
+def test_an_answer_that_nobody_reads_is_cut_and_its_route_hears_of_it(at_once: int) -> None:
+    app, refused = Flood(at_once=at_once), list[str]()
+
+    async def work(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
+        writer.write(HELLO)  # asyncio reads ahead 128 KiB, then no more
+        begun = asyncio.get_running_loop().time()
+        await app.ended.wait()
+        return asyncio.get_running_loop().time() - begun
+
+    assert 0.3 < talk(work, app, IMPATIENT, refused) < 3
+    assert refused == ["answer_not_read"]
+
+
+def test_what_is_left_of_an_answer_is_not_kept_for_who_reads_none_of_it() -> None:
+    refused: list[str] = []
+
+    class Whole(App):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            headers = [(b"content-length", b"%d" % (len(PIECE) * 200))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": PIECE * 200})
+
+    async def work(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await asyncio.sleep(0.8)
+
+    talk(work, Whole(), IMPATIENT, refused)
+    assert refused == ["answer_not_read"]
+
+
+def test_who_reads_slowly_but_steadily_gets_the_whole_answer() -> None:
+    refused: list[str] = []
+
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        writer.write(b"GET /a HTTP/1.0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        size = 0
+        while piece := await reader.read(2**18):
+            size += piece.count(b"x")  # between them are lengths
+            await asyncio.sleep(0.02)
+        return size
+
+    assert talk(work, Flood(pieces=300), IMPATIENT, refused) == 300 * len(PIECE)
+    assert refused == []
+
+
+FEW = Settings(max_connections=2)
+
+
+def test_connections_over_the_bound_are_refused_but_for_probes() -> None:
+    refused: list[str] = []
+
+    async def work(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[Any]:
+        address = writer.get_extra_info("peername")
+
+        async def ask(path: bytes) -> tuple[bytes, bytes]:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            rest = await reader.read()  # the server closes
+            writer.close()
+            return head, rest
+
+        _, second = await asyncio.open_connection(*address)
+        over, probe = await ask(b"/hello"), await ask(b"/health/live?a=b")
+        second.close()
+        await asyncio.sleep(0.05)
+        reader, third = await asyncio.open_connection(*address)
+        third.write(HELLO)
+        within = await answer(reader)
+        third.close()
+        return [over, probe, within]
+
+    (head, body), (probe_head, _), within = talk(work, None, FEW, refused)
+    assert head.startswith(b"http/1.1 503 ")
+    assert b"retry-after: 1\r\n" in head
+    error = json.loads(body)["error"]
+    assert (error["code"], error["type"]) == ("too_many_connections", "server_error")
+    assert probe_head.startswith(b"http/1.1 200 ")
+    assert within == (200, b"0")
+    assert refused == ["too_many_connections"]
+
+
+def test_far_too_many_connections_are_refused_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.protocol.SPARE", 1)
+
+    async def work(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        address = writer.get_extra_info("peername")
+        more = [await asyncio.open_connection(*address) for _ in range(3)]
+        status, _ = await answer(more[-1][0])
+        for _, other in more:
+            other.close()
+        return status
+
+    assert talk(work, None, FEW) == 503

@@ -21,6 +21,7 @@ class Parts:
         self.watchdog = SimpleNamespace(stuck=False)
         self.engine = SimpleNamespace(dead=False)
         self.aliases = SimpleNamespace(ready=True)
+        self.warming = SimpleNamespace(ready=True)
         self.database = SimpleNamespace(away_s=0.0)
 
     def told(self, *, begun: str | None = None) -> tuple[str, str]:
@@ -31,7 +32,9 @@ class Parts:
             if begun is not None:
                 ending.begin(begun)
             state: Any = Readiness(
-                self.watchdog, self.engine, self.aliases, ending, self.database, 600.0  # type: ignore[arg-type]
+                self.watchdog, self.engine,  # type: ignore[arg-type]
+                {"the aliases": self.aliases, "the engine": self.warming}, ending,
+                self.database, 600.0,  # type: ignore[arg-type]
             )  # fmt: skip
             return _says(state.check_live), _says(state.check)
 
@@ -56,6 +59,7 @@ def test_a_server_whose_parts_all_work_is_ready() -> None:
         ("engine", "dead", True, ("engine_dead", "engine_dead")),
         ("watchdog", "stuck", True, ("engine_stuck", "engine_stuck")),
         ("aliases", "ready", False, ("ok", "not_ready")),
+        ("warming", "ready", False, ("ok", "not_ready")),
         ("database", "away_s", 599.0, ("ok", "ok")),
         ("database", "away_s", 601.0, ("ok", "database_away")),
     ],

@@ -160,3 +160,21 @@ def test_last_words_tell_how_the_engine_ended(code: int | None, words: str) -> N
     core = Core()
     core.resources.engine_manager = SimpleNamespace(processes=[SimpleNamespace(exitcode=code)])
     assert words in Pulse(SimpleNamespace(engine_core=core)).last_words()
+
+
+@pytest.mark.parametrize(
+    ("told", "waiting", "raised"),
+    [(True, 0, asyncio.CancelledError), (True, 1, EOFError), (False, 0, EOFError)],
+)
+def test_an_engine_that_stops_as_it_was_told_is_no_failure_for_the_log(
+    told: bool, waiting: int, raised: type[BaseException]
+) -> None:
+    class Gone(Core):
+        async def get_output_async(self) -> Any:
+            raise EOFError  # as vLLM raises EngineDeadError
+
+    core = Gone()
+    pulse = Pulse(SimpleNamespace(engine_core=core, get_num_unfinished_requests=lambda: waiting))
+    pulse.may_stop = lambda: told
+    with pytest.raises(raised):
+        asyncio.run(core.get_output_async())

@@ -69,7 +69,10 @@ class Door:
     def __init__(self, registry: Registry, app: App, defaults: Defaults) -> None:
         keys = Keys(registry.database)
         self.key, secret = keys.create("team")
-        self.limiter = Limiter(registry.database, defaults, 512, "here")
+        self.refused: list[tuple[str, str]] = []
+        self.limiter = Limiter(
+            registry.database, defaults, 512, "here", lambda *over: self.refused.append(over)
+        )
         self.edge = Edge(
             app, table=Table.of([PATH, "/health/live"]), authenticator=Authenticator([], keys),
             metrics=Metrics(CollectorRegistry()), bounds=Bounds(Bound(4000, "max_body_bytes"), {}),
@@ -129,6 +132,24 @@ def test_tokens_are_reserved_while_a_request_runs_and_settled_when_it_ends(
         assert "tokens in a minute" in refused.json()["error"]["message"]
 
     at_door(registry, visit, Limits(tokens_per_minute=1000), tokens=40)
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit"),
+    [
+        (Limits(requests_per_minute=1), "requests_per_minute"),
+        (Limits(tokens_per_minute=20), "tokens_per_minute"),
+    ],
+)
+def test_refusals_are_counted_by_the_limit_and_whose_it_is(
+    registry: Registry, limits: Limits, limit: str
+) -> None:
+    async def visit(opened: Door, _app: App) -> None:
+        statuses = [(await opened.post(max_tokens=20)).status_code for _ in range(3)]
+        assert statuses[1:] == [429, 429]
+        assert opened.refused == [(limit, "key")] * 2
+
+    at_door(registry, visit, limits, tokens=20)
 
 
 def test_a_body_that_is_read_for_its_tokens_reaches_the_route_whole(registry: Registry) -> None:
