@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent  # type: ignore[import-untyped]
@@ -47,7 +48,7 @@ class Companions:
         for number in range(asked.count):
             if self._over.is_set():
                 return
-            self._timed("batch", lambda number=number: self._one_batch(asked, number))
+            self._timed("batch", partial(self._one_batch, asked, number))
 
     def _one_batch(self, asked: Batches, number: int) -> str | None:
         url = PATHS[asked.kind]
@@ -81,10 +82,10 @@ class Companions:
         turn = 0
         while not self._over.wait(asked.every_s):
             version = asked.versions[turn % len(asked.versions)]
-            self._timed("promotion", lambda version=version: self._promote(asked, version))
+            self._timed("promotion", partial(self._promote, asked, version))
             turn += 1
         if isinstance(before, int) and turn:
-            self._timed("promotion", lambda: self._promote(asked, before))
+            self._timed("promotion", partial(self._promote, asked, before))
 
     def _promote(self, asked: Promotions, version: int) -> str:
         order = {"version": version, "alias": asked.alias, "why": "load test"}
@@ -93,7 +94,7 @@ class Companions:
 
     def _fine_tuning(self, asked: FineTuning) -> None:
         self._over.wait(asked.at_s)
-        self._timed("fine_tuning", lambda: self._one_job(asked))
+        self._timed("fine_tuning", partial(self._one_job, asked))
 
     def _one_job(self, asked: FineTuning) -> str | None:
         file_id = self._upload("chats.jsonl", "fine-tune", self._chats(asked))

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from loadtests.judging import Judgement, at_most
+from loadtests.judging import LATE_ADVICE, Judgement, at_most
 from loadtests.options import add_scenario, add_target, scenario_of, target_of
 from loadtests.outcomes import Outcome, requests
 from loadtests.page import document, table
@@ -20,6 +20,7 @@ from loadtests.windows import Window, windows
 
 LEAST_REQUESTS = 30
 LONGEST_S = 300.0
+LATE_TRIES = 3
 GROWTH = 1.5
 """Of the requests in flight, from one third of a try to the next: more, and they pile up."""
 SLACK = 2.0
@@ -33,21 +34,33 @@ class Tries:
     ) -> None:
         self._name, self._scenario, self._target = name, scenario, target
         self._duration_s, self._folder = duration_s, folder
+        self._runs = 0
         self.results: list[tuple[Result, bool]] = []
 
     def passes(self, rate: float) -> bool:
-        """Run at this rate. Raises RunError or ScenarioError."""
-        number = len(self.results)
+        """Run at this rate. Raises RunError or ScenarioError.
+
+        A run whose load generator was late says nothing of the server: it is done again.
+        """
+        for _ in range(LATE_TRIES):
+            result, failed = self._once(rate)
+            if all(judgement.advice != LATE_ADVICE for judgement in failed):
+                break
+        self.results.append((result, not failed))
+        return not failed
+
+    def _once(self, rate: float) -> tuple[Result, list[Judgement]]:
+        """A run at this rate, and which limits failed."""
+        number = self._runs = self._runs + 1
         duration_s = min(max(self._duration_s, LEAST_REQUESTS / rate), LONGEST_S)
         table = self._scenario.model_copy(update={"warmup_s": duration_s / 5})
         scenario = table.at_rate(rate, duration_s * 1.2, seed=self._scenario.seed + number)
         name = f"{self._name}-capacity-{number:02}"
         result = run_scenario(name, scenario, self._target, self._folder)
         failed = [one for one in (*result.judgements, piling(result)) if not one.holds]
-        self.results.append((result, not failed))
         verdict = "holds" if not failed else "; ".join(judgement_lines(one)[0] for one in failed)
         print(f"{rate:.3g}/s: {verdict}", flush=True)
-        return not failed
+        return result, failed
 
 
 def piling(result: Result) -> Judgement:

@@ -82,7 +82,7 @@ class Load:
         self.outcomes.append(Outcome(kind, arrived - self.began, late_ms, answer))
         self._environment.events.request.fire(
             request_type="POST" if kind not in BESIDE else "BESIDE",
-            name=f"{PATHS[kind]} {kind}" if kind in PATHS else kind,  # type: ignore[index]  # as asked
+            name=f"{PATHS[kind]} {kind}" if kind in PATHS else kind,
             response_time=answer.end_to_end_ms,
             response_length=answer.size,
             exception=None if answer.error is None else RuntimeError(answer.error),

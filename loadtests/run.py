@@ -23,6 +23,7 @@ from loadtests.streaming import Client
 from loadtests.workload import read_passages
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+_OUR_ERROR = "/ERROR/locustfile: "
 
 
 class RunError(Exception):
@@ -114,10 +115,17 @@ def run_scenario(name: str, scenario: Scenario, target: Target, folder: Path) ->
     log_path = folder / f"{name}.log"
     code = _watched(command, environment, log_path)
     if not outcomes_path.exists():
-        raise RunError(f"locust ended with {code}; its log is {log_path}")
+        raise RunError(f"{_reason(log_path)}locust ended with {code}; its log is {log_path}")
     outcomes, samples = read_outcomes(outcomes_path), read_samples(samples_path)
     judgements = judge(scenario, outcomes, planned, samples)
     return Result(name, scenario, target.host, began, server, outcomes, samples, judgements)
+
+
+def _reason(log_path: Path) -> str:
+    """What our own part said in Locust's log, if it did."""
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.partition(_OUR_ERROR)[2] for line in lines if _OUR_ERROR in line]
+    return f"{said[0]}\n" if said else ""
 
 
 def _command(name: str, scenario: Scenario, target: Target, folder: Path) -> list[str]:
@@ -147,9 +155,9 @@ def _roles(target: Target) -> list[str]:
         return []
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    bind = ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
-    return ["--processes", str(target.workers), *bind, "--master-port", port]
+        unused = str(free.getsockname()[1])
+    bind = ["--master-bind-host", "127.0.0.1", "--master-bind-port", unused]
+    return ["--processes", str(target.workers), *bind, "--master-port", unused]
 
 
 def worker_command(master: str, port: int) -> list[str]:

@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from loadtests.traces import Recorded
 
-FEW_WORDS, MANY_WORDS = 20, 220
+FEW_WORDS, MANY_WORDS, SAMPLES = 5, 85, 4
+"""Short, so that the smallest model's context has room; several, since words differ."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,16 @@ class WordLength:
 
 def measure_words(words: Sequence[str], count: Callable[[str], int]) -> WordLength:
     """How long words are in tokens; `count` asks the server. Raises ValueError."""
-    sample = random.Random(0).choices(words, k=MANY_WORDS)  # noqa: S311  # a sample
-    few, many = count(" ".join(sample[:FEW_WORDS])), count(" ".join(sample))
-    tokens_per_word = (many - few) / (MANY_WORDS - FEW_WORDS)
+    generator = random.Random(0)  # noqa: S311  # a sample
+    few = many = 0
+    for _ in range(SAMPLES):
+        sample = generator.choices(words, k=MANY_WORDS)
+        few += count(" ".join(sample[:FEW_WORDS]))
+        many += count(" ".join(sample))
+    tokens_per_word = (many - few) / SAMPLES / (MANY_WORDS - FEW_WORDS)
     if tokens_per_word <= 0:
-        raise ValueError(f"the server counts {few} and {many} tokens for 20 and 220 words")
-    return WordLength(tokens_per_word, max(0.0, few - FEW_WORDS * tokens_per_word))
+        raise ValueError(f"the server counts {few} tokens for few words and {many} for many")
+    return WordLength(tokens_per_word, max(0.0, few / SAMPLES - FEW_WORDS * tokens_per_word))
 
 
 class Synthesis:

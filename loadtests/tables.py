@@ -42,12 +42,12 @@ def figures(result: Result) -> dict[str, float | None]:
         for percent in PERCENTS:
             value = percentile(samples, percent) if samples else None
             found[f"{measure}_p{percent}_ms"] = value
-    samples = result.samples
+    told = result.samples
     return found | {
-        "queue_ms": queue_time_ms(samples),
-        "api_cpu_cores": cpu_cores(samples),
-        "kv_usage": mean(samples, "kv_usage"),
-        "cached_ratio": ratio(samples, "prefix_hits", "prefix_queries"),
+        "queue_ms": queue_time_ms(told),
+        "api_cpu_cores": cpu_cores(told),
+        "kv_usage": mean(told, "kv_usage"),
+        "cached_ratio": ratio(told, "prefix_hits", "prefix_queries"),
     }
 
 

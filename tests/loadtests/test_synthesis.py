@@ -22,7 +22,7 @@ def test_the_length_of_words_is_what_the_server_counts() -> None:
 
 
 def test_a_server_that_counts_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="20 and 220 words"):
+    with pytest.raises(ValueError, match="28 tokens for few words and 28 for many"):
         measure_words(WORDS, lambda text: 7)
 
 
