@@ -50,6 +50,11 @@ PACE = Resource(
     "nothing is full, its steps take too long: faster hardware, a smaller or quantised base, "
     "shorter prompts and answers, or another replica",
 )
+UNKNOWN = Resource(
+    "unknown: the server has no /metrics",
+    0.0,
+    "look at the server itself, and leave --sample-s above 0",
+)
 ORDER = (GENERATOR, KV_CACHE, SLOTS, PLACES, API_CPU, SEQUENCES)
 """Where several are full, an earlier one explains a later: a full cache makes sequences wait."""
 
@@ -95,4 +100,4 @@ def first_full(runs: Sequence[Result]) -> Resource:
         for resource in ORDER:
             if found.get(resource, 0.0) >= resource.full:
                 return resource
-    return PACE
+    return PACE if any(run.samples for run in runs) else UNKNOWN

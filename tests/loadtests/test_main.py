@@ -19,6 +19,7 @@ from tests.loadtests.made import trace
 OPEN = """description: open
 arrivals: [{rate_per_s: 30, duration_s: 1}]
 mix: {chat_stream: 2, classify: 1}
+schedule: {late_ms: 2000}
 slo: {ttft_p95_ms: LIMIT, error_ratio: 0}
 """
 CLOSED = """description: closed
@@ -31,6 +32,7 @@ slo: {requests_per_s: 2}
 REPLAY = """description: replay
 replay: {file: FILE, format: mooncake, speed: 10, length_scale: 0.1, max_output_tokens: 8}
 mix: {chat_stream: 1}
+schedule: {late_ms: 2000}
 slo: {error_ratio: 0}
 """
 

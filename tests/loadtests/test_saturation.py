@@ -15,6 +15,7 @@ from loadtests.saturation import (
     PLACES,
     SEQUENCES,
     SLOTS,
+    UNKNOWN,
     Resource,
     first_full,
 )
@@ -46,6 +47,10 @@ def test_the_servers_figures_tell_what_is_full(
     begin: dict[str, Any], end: dict[str, Any], resource: Resource
 ) -> None:
     assert first_full([run(1, begin, end)]) is resource
+
+
+def test_a_server_without_figures_is_not_called_slow() -> None:
+    assert first_full([result(scenario(), [outcome()])]) is UNKNOWN
 
 
 def test_what_explains_the_rest_is_named() -> None:
