@@ -47,8 +47,8 @@ bench-%: setup-dev ## run one benchmark, for example bench-overhead (QUICK=1: sh
 bench: setup-dev ## run all benchmarks and rewrite docs/benchmarks.md
 	@$(PY) -m bench --all
 
-loadtest: setup ## load a running server; ARGS are those of `modiste loadtest`
-	@.venv/bin/modiste loadtest $(ARGS)
+loadtest: setup ## load a running server: SCENARIO=chat HOST=http://… ARGS="--workers 2"
+	@.venv/bin/modiste loadtest $(if $(HOST),--host $(HOST)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 test-helm: setup-dev ## lint, render and validate the chart
 	@$(PY) -m pytest tests/helm $(ARGS)

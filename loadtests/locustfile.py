@@ -16,60 +16,19 @@ from locust import User, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
-from loadtests.report import Outcome, write_outcomes
+from loadtests.beside import Companions
+from loadtests.load import Load
+from loadtests.outcomes import outcome_of, write_outcomes
+from loadtests.plan import arrivals
+from loadtests.sampler import Sampler
+from loadtests.sampling import write_samples
 from loadtests.scenario import Kind, Scenario, ScenarioError, load_scenario, scenario_path
-from loadtests.shapes import poisson_arrivals
-from loadtests.streaming import Answer, Client
-from loadtests.workload import Call, Workload
+from loadtests.streaming import Answer
 
 logger = logging.getLogger(__name__)
-
-
-class Load:
-    """What all users of a run share: the scenario, the client, and the outcomes."""
-
-    def __init__(self, environment: Environment, scenario: Scenario, host: str) -> None:
-        options = environment.parsed_options
-        self.scenario = scenario
-        connections = scenario.users if scenario.users is not None else scenario.max_in_flight
-        self.client = Client(
-            host,
-            api_key=options.api_key,
-            connections=connections,
-            timeout_s=scenario.timeout_s,
-        )
-        model = options.model if options.model is not None else self.client.first_model()
-        self.workload = Workload(scenario, model)
-        self.outcomes: list[Outcome] = []
-        self._environment = environment
-        self._began = time.perf_counter()
-
-    def send(self, call: Call, arrived: float) -> None:
-        """Send one request, planned for `arrived`, and record it."""
-        late_ms = (time.perf_counter() - arrived) * 1000
-        self.record(call.kind, call.path, arrived, self.client.send(call, arrived), late_ms)
-
-    def record(
-        self, kind: Kind, path: str, arrived: float, answer: Answer, late_ms: float = 0.0
-    ) -> None:
-        """Keep an outcome, and show it on Locust's page."""
-        self.outcomes.append(Outcome(kind, arrived - self._began, late_ms, answer))
-        self._environment.events.request.fire(
-            request_type="POST",
-            name=f"{path} {kind}",
-            response_time=answer.end_to_end_ms,
-            response_length=answer.size,
-            exception=None if answer.error is None else RuntimeError(answer.error),
-            context={},
-        )
-        # Entered as rows of their own, not as requests: Locust's total counts requests only.
-        entries = self._environment.stats.entries
-        if answer.ttft_ms is not None:
-            entries[f"{kind}: time to first token", "TTFT"].log(round(answer.ttft_ms), 0)
-        for gap_ms in answer.gaps_ms:
-            entries[f"{kind}: time between tokens", "TBT"].log(round(gap_ms), 0)
 
 
 class LoadUser(User):  # type: ignore[misc]  # Locust is checked as untyped
@@ -77,6 +36,12 @@ class LoadUser(User):  # type: ignore[misc]  # Locust is checked as untyped
 
     abstract = True
     load: ClassVar[Load]
+
+    def end(self) -> None:
+        """Leave; the last one ends the run. Raises StopUser."""
+        self.load.user_ended()
+        check_end(self.environment)
+        raise StopUser
 
 
 class ClosedLoopUser(LoadUser):
@@ -87,7 +52,10 @@ class ClosedLoopUser(LoadUser):
 
     @task  # type: ignore[untyped-decorator]
     def ask(self) -> None:
-        self.load.send(self.load.workload.call(self.kind), time.perf_counter())
+        load = self.load
+        if time.perf_counter() - load.began >= load.scenario.length_s:
+            self.end()
+        load.send(load.workload.call(self.kind), time.perf_counter())
 
 
 class ChatUser(ClosedLoopUser):
@@ -96,6 +64,14 @@ class ChatUser(ClosedLoopUser):
 
 class ChatStreamUser(ClosedLoopUser):
     kind = "chat_stream"
+
+
+class CompletionUser(ClosedLoopUser):
+    kind = "completion"
+
+
+class CompletionStreamUser(ClosedLoopUser):
+    kind = "completion_stream"
 
 
 class GenerateUser(ClosedLoopUser):
@@ -114,12 +90,24 @@ class TranslateStreamUser(ClosedLoopUser):
     kind = "translate_stream"
 
 
+class TranslateListUser(ClosedLoopUser):
+    kind = "translate_list"
+
+
 class AnswerUser(ClosedLoopUser):
     kind = "answer"
 
 
+class AnswerManyUser(ClosedLoopUser):
+    kind = "answer_many"
+
+
 class ClassifyUser(ClosedLoopUser):
     kind = "classify"
+
+
+class ClassifyListUser(ClosedLoopUser):
+    kind = "classify_list"
 
 
 class OpenLoop(LoadUser):
@@ -128,30 +116,91 @@ class OpenLoop(LoadUser):
     @task  # type: ignore[untyped-decorator]
     def arrive(self) -> None:
         load = self.load
-        in_flight = gevent.pool.Pool(load.scenario.max_in_flight)
-        began = time.perf_counter()
-        arrivals = poisson_arrivals(load.scenario.arrivals, load.scenario.seed)
-        for moment, kind in zip(arrivals, load.workload.kinds(), strict=False):
-            arrived = began + moment
+        if load.arriving:  # Locust moves here the user of a worker that was lost
+            raise StopUser
+        load.arriving = True
+        in_flight = gevent.pool.Pool(load.max_in_flight)
+        load.began = began = time.perf_counter()
+        for arrival in arrivals(load.scenario, load.worker, load.workers):
+            call = load.call_for(arrival)
+            arrived = began + arrival.at_s
             gevent.sleep(max(0.0, arrived - time.perf_counter()))
-            call = load.workload.call(kind)
             if in_flight.full():
-                error = f"not sent: {load.scenario.max_in_flight} requests were unanswered"
-                load.record(kind, call.path, arrived, Answer(0, 0.0, error=error))
+                error = f"not sent: {load.max_in_flight} requests were unanswered"
+                load.record(call.kind, arrived, Answer(0, 0.0, error=error))
             else:
                 in_flight.spawn(load.send, call, arrived)
         in_flight.join()
-        # In a greenlet of its own: quit waits for users to end, so a user cannot wait for it.
-        gevent.spawn(self.environment.runner.quit)
-        raise StopUser
+        self.end()
+
+
+class Run:
+    """The run as its leader sees it: the only process, or the master of several."""
+
+    def __init__(self, environment: Environment, load: Load, users: int) -> None:
+        self.load, self._users, self._environment = load, users, environment
+        options = environment.parsed_options
+        client_of = (environment.host, options.api_key)
+        self.sampler = Sampler(*client_of, load, interval_s=options.sample_s)
+        self._companions = Companions(*client_of, load)
+        self.ending = False
+
+    def start(self) -> None:
+        self.sampler.start()
+        self._companions.start()
+        if self.load.workers > 1:
+            gevent.spawn(self._watch_workers)
+
+    def check_end(self) -> None:
+        """End the run once the last user has left."""
+        if self.load.users_ended >= self._users and not self.ending:
+            self.ending = True
+            # In a greenlet of its own: quit waits for users to end, so a user cannot wait for it.
+            gevent.spawn(self._end)
+
+    def _end(self) -> None:
+        self._companions.end()
+        self.sampler.end()
+        leave(self._environment)
+
+    def _watch_workers(self) -> None:
+        while not self.ending:
+            if self._environment.runner.worker_count < self.load.workers:
+                logger.error("a worker was lost: the load ends here")
+                self.ending = True
+                self._end()
+            gevent.sleep(1)
+
+
+RUNS: dict[int, Run] = {}
+"""The one at work, by its environment; empty in a worker."""
+
+
+def check_end(environment: Environment) -> None:
+    """Let the leader look whether all is done."""
+    run = RUNS.get(id(environment))
+    if run is not None:
+        run.check_end()
+
+
+def leave(environment: Environment) -> None:
+    """End this process; with Locust's page, the run alone."""
+    if environment.parsed_options.headless:
+        environment.runner.quit()
+    else:
+        environment.runner.stop()
 
 
 def add_arguments(parser: LocustArgumentParser) -> None:
     """Our options, beside Locust's own."""
-    parser.add_argument("--scenario", default="chat", help="a scenario's name, or its file")
-    parser.add_argument("--model", default=None, help="for chat and generate; default: the first")
-    parser.add_argument("--outcomes", default=None, help="write every request's outcome here")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--scenario", default="chat", help="a scenario's name, or its file")
+    add("--scenario-json", default=None, include_in_web_ui=False, help="what workers are told")
+    add("--model", default=None, help="for chat and generate; default: the first")
+    add("--outcomes", default=None, help="write every request's outcome here")
+    add("--samples", default=None, help="write what the server says of itself here")
+    add("--sample-s", type=float, default=2.0, help="how often it is asked, s; 0: never")
+    add(
         "--api-key",
         default=None,
         env_var="MODISTE_API_KEY",
@@ -161,40 +210,76 @@ def add_arguments(parser: LocustArgumentParser) -> None:
 
 
 def choose_users(environment: Environment, **_: Any) -> None:
-    """Keep the user classes that the scenario asks for."""
+    """Keep the user classes that the scenario asks for; a worker is told by its master."""
+    closed = ClosedLoopUser.__subclasses__()
+    options = environment.parsed_options
+    if isinstance(environment.runner, WorkerRunner):
+        environment.user_classes = [OpenLoop, *closed]
+        return
     try:
-        scenario = load_scenario(scenario_path(environment.parsed_options.scenario))
+        scenario = load_scenario(scenario_path(options.scenario))
     except ScenarioError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
-    if scenario.arrivals:
-        OpenLoop.fixed_count = 1
+    options.scenario_json = scenario.model_dump_json(exclude_unset=True)
+    if scenario.open_loop:
+        OpenLoop.fixed_count = _workers(environment)
         environment.user_classes = [OpenLoop]
-        return
-    ClosedLoopUser.wait_time = constant(scenario.think_s)
-    chosen: list[type[User]] = []
-    for user in ClosedLoopUser.__subclasses__():
-        user.weight = scenario.mix.get(user.kind, 0)
-        if user.weight > 0:
-            chosen.append(user)
-    environment.user_classes = chosen
+    else:
+        for user in closed:
+            user.weight = scenario.mix.get(user.kind, 0)
+        environment.user_classes = [user for user in closed if user.weight > 0]
+    if isinstance(environment.runner, MasterRunner):
+        environment.runner.register_message("outcomes", take_outcomes)
+
+
+def _workers(environment: Environment) -> int:
+    if isinstance(environment.runner, MasterRunner | WorkerRunner):
+        return int(environment.parsed_options.expect_workers)
+    return 1
 
 
 def start_load(environment: Environment, **_: Any) -> None:
     """Begin a run with fresh outcomes."""
-    scenario = load_scenario(scenario_path(environment.parsed_options.scenario))
+    runner, workers = environment.runner, _workers(environment)
+    is_worker = isinstance(runner, WorkerRunner)
     try:
-        LoadUser.load = Load(environment, scenario, environment.host)
+        scenario = Scenario.model_validate_json(environment.parsed_options.scenario_json)
+        worker = runner.worker_index if is_worker else 0
+        LoadUser.load = load = Load(environment, scenario, worker, workers)
     except (OSError, ValueError, ScenarioError) as error:
         logger.error("%s: %s", environment.host, error)  # noqa: TRY400  # it says enough
         environment.process_exit_code = 1
-        gevent.spawn(environment.runner.quit)
+        gevent.spawn(runner.quit)
+        return
+    ClosedLoopUser.wait_time = constant(scenario.think_s)
+    if is_worker:
+        load.ship = lambda rows: runner.send_message("outcomes", rows)
+        return
+    users = scenario.users if scenario.users is not None else workers
+    RUNS[id(environment)] = run = Run(environment, load, users)
+    run.start()
+
+
+def take_outcomes(environment: Environment, msg: Any, **_: Any) -> None:
+    """In the master: keep what a worker sends."""
+    run = RUNS.get(id(environment))
+    if run is not None:
+        run.load.outcomes += [outcome_of(row) for row in msg.data["rows"]]
+        run.load.users_ended += msg.data["users_ended"]
+        run.check_end()
 
 
 def keep_outcomes(environment: Environment, **_: Any) -> None:
     """Write the outcomes where the caller asked for them."""
-    if environment.parsed_options.outcomes is not None:
-        write_outcomes(Path(environment.parsed_options.outcomes), LoadUser.load.outcomes)
+    run = RUNS.pop(id(environment), None)
+    if run is None:
+        return
+    options = environment.parsed_options
+    if options.outcomes is not None:
+        write_outcomes(Path(options.outcomes), run.load.outcomes)
+    if options.samples is not None:
+        write_samples(Path(options.samples), run.sampler.samples)
 
 
 def finish_table(environment: Environment, **_: Any) -> None:

@@ -1,156 +1,139 @@
-"""What came of a load: every request's outcome, the limits judged, a summary in words.
-
-Locust's own percentiles are rounded to two digits and mix warm-up with the rest, so limits are
-judged on the outcomes themselves.
-"""
+"""What a run leaves behind: figures as JSON, a line of history, and a page with plots."""
 
 import json
-import math
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
+from typing import Any
 
-from loadtests.scenario import Scenario
-from loadtests.streaming import Answer
+from loadtests import history
+from loadtests.judging import Judgement
+from loadtests.outcomes import BESIDE, Outcome, measured, output_tokens, percentile, requests
+from loadtests.page import document, table
+from loadtests.plan import length_s
+from loadtests.run import Result
+from loadtests.tables import as_json
+from loadtests.windows import edges, windows
 
-LATE_MS = 50.0
-MEASURES = {
-    "ttft": "time to first token",
-    "token_gap": "time between tokens",
-    "end_to_end": "time to the whole answer",
-}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One request."""
-
-    kind: str
-    arrived_s: float
-    """Planned arrival, seconds from the start of the load."""
-    late_ms: float
-    """How long after it the load generator sent the request."""
-    answer: Answer
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One limit. A value of None means that nothing was measured, which never holds."""
-
-    limit: str
-    value: float | None
-    bound: float
-    unit: str
-    holds: bool
+HISTORY = "history.jsonl"
+_COLUMNS = (
+    ("offered_per_s", "offered/s"),
+    ("requests_per_s", "answered/s"),
+    ("goodput_per_s", "goodput/s"),
+    ("output_tokens_per_s", "tokens/s out"),
+    ("ttft_p95_ms", "TTFT p95, ms"),
+    ("token_gap_p95_ms", "gap p95, ms"),
+    ("end_to_end_p95_ms", "whole p95, ms"),
+    ("queue_ms", "queue, ms"),
+    ("error_ratio", "failed"),
+)
 
 
-def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
+def write_report(result: Result, folder: Path, html: Path) -> None:
+    """NAME.json, a line in history.jsonl, and the page."""
+    run = as_json(result)
+    text = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
+    (folder / f"{result.name}.json").write_text(text, encoding="utf-8")
+    history.append(folder / HISTORY, run)
+    html.parent.mkdir(parents=True, exist_ok=True)
+    runs = history.read(folder / HISTORY, result.name)
+    html.write_text(page(result, runs), encoding="utf-8")
 
 
-def read_outcomes(path: Path) -> list[Outcome]:
-    """What write_outcomes wrote."""
-    outcomes = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        answer = row.pop("answer")
-        answer["gaps_ms"] = tuple(answer["gaps_ms"])
-        outcomes.append(Outcome(answer=Answer(**answer), **row))
-    return outcomes
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The least value that at least `percent` of the values don't exceed. Raises ValueError."""
-    if not values:
-        raise ValueError("no values")
-    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
-
-
-def judge(scenario: Scenario, outcomes: Sequence[Outcome]) -> list[Judgement]:
-    """Every limit of the scenario against the outcomes after its warm-up."""
-    judged = [outcome for outcome in outcomes if outcome.arrived_s >= scenario.warmup_s]
-    good = [outcome for outcome in judged if outcome.answer.error is None]
-    judgements = [_errors(scenario.slo.error_ratio, judged)]
-    if scenario.slo.requests_per_s is not None:
-        rate = len(good) / (scenario.length_s - scenario.warmup_s)
-        bound = scenario.slo.requests_per_s
-        judgements.append(
-            Judgement("good answers per second", rate, bound, "/s", holds=rate >= bound)
-        )
-    for name, bound in scenario.slo.model_dump(exclude_none=True).items():
-        match = re.fullmatch(r"(\w+)_p(\d+)_ms", name)
-        if match is None:
-            continue
-        measure, percent = match[1], int(match[2])
-        samples = measured(good, measure)
-        value = percentile(samples, percent) if samples else None
-        holds = value is not None and value <= bound
-        judgements.append(
-            Judgement(f"{MEASURES[measure]}, p{percent}", value, bound, "ms", holds=holds)
-        )
-    return judgements
-
-
-def _errors(bound: float, judged: Sequence[Outcome]) -> Judgement:
-    if not judged:
-        return Judgement("share of failed requests", None, bound, "", holds=False)
-    ratio = sum(outcome.answer.error is not None for outcome in judged) / len(judged)
-    return Judgement("share of failed requests", ratio, bound, "", holds=ratio <= bound)
-
-
-def measured(outcomes: Iterable[Outcome], measure: str) -> list[float]:
-    """All samples of a measure (a key of MEASURES), in milliseconds."""
-    answers = [outcome.answer for outcome in outcomes]
-    if measure == "ttft":
-        return [answer.ttft_ms for answer in answers if answer.ttft_ms is not None]
-    if measure == "token_gap":
-        return [gap for answer in answers for gap in answer.gaps_ms]
-    return [answer.end_to_end_ms for answer in answers]
-
-
-def summary(
-    scenario: Scenario, outcomes: Sequence[Outcome], judgements: Sequence[Judgement]
-) -> str:
-    """The result in words, for a terminal."""
-    good = [outcome for outcome in outcomes if outcome.answer.error is None]
-    tokens = sum(outcome.answer.output_tokens or 0 for outcome in good)
-    loop = "open loop" if scenario.arrivals else "closed loop: times hide waiting before sending"
-    lines = [
-        f"{len(outcomes)} requests in {scenario.length_s:g} s ({loop}), "
-        f"{len(outcomes) - len(good)} failed, {tokens} tokens out",
+def page(result: Result, runs: Sequence[Mapping[str, Any]]) -> str:
+    """One HTML page that needs nothing else; `runs` are this scenario's, the last one this."""
+    verdict = "every limit holds" if result.holds else '<span class="fails">a limit fails</span>'
+    about = (
+        f"{escape(result.host)}, {escape(history.version_of(result.server))}, "
+        f"{escape(result.began)}, {length_s(result.scenario):g} s"
+    )
+    parts = [
+        f"<h1>{escape(result.name)}: {verdict}</h1>",
+        f"<p>{escape(result.scenario.description)}</p><p>{about}</p>",
+        "<h2>Limits</h2>",
+        table(("limit", "value", "bound", ""), map(_limit_row, result.judgements)),
+        "<h2>Requests by kind</h2>",
+        _kinds(result),
+        _beside(result.outcomes),
+        f'<div class="plots">{"".join(_plots(result))}</div>',
+        "<h2>Errors by kind</h2>",
+        _errors(result),
+        "<h2>Runs of this scenario</h2>",
+        table(
+            ("began", "version", "host", "limits", *(words for _, words in _COLUMNS)),
+            map(_run_row, runs),
+        ),
     ]
-    for measure, words in MEASURES.items():
-        samples = measured(good, measure)
-        if samples:
-            shown = ", ".join(f"p{p} {percentile(samples, p):.1f}" for p in (50, 95, 99))
-            lines.append(f"{words}: {shown} ms")
-    late = percentile([outcome.late_ms for outcome in outcomes], 99) if outcomes else 0.0
-    if late > LATE_MS:
-        lines.append(
-            f"note: the load generator was {late:.0f} ms late (p99): it was short of CPU, "
-            "and these times are partly its own"
-        )
-    lines += [_judgement_line(judgement) for judgement in judgements]
-    return "\n".join([*lines, *_error_lines(outcomes)])
+    return document(result.name, parts)
 
 
-def _judgement_line(judgement: Judgement) -> str:
-    word = "holds" if judgement.holds else "FAILS"
+def _plots(result: Result) -> Iterable[str]:
+    from loadtests import plots
+
+    scenario = result.scenario
+    sent = requests(result.outcomes, scenario.warmup_s)
+    answered = [outcome for outcome in sent if not outcome.failed]
+    if not answered:
+        return
+    stretches = windows(requests(result.outcomes), edges(scenario), scenario.slo.good)
+    yield plots.latency_by_percentile(answered)
+    for measure in ("ttft", "end_to_end"):
+        if measured(answered, measure):
+            yield plots.latency_over_load(stretches, measure)
+    yield plots.throughput_over_concurrency(stretches)
+    yield plots.rates_over_time(stretches)
+    if result.samples:
+        yield plots.server_over_time(result.samples)
+
+
+def _limit_row(judgement: Judgement) -> tuple[str, ...]:
     value = "nothing measured" if judgement.value is None else f"{judgement.value:.4g}"
-    sign = ">=" if judgement.unit == "/s" else "<="
-    unit = f" {judgement.unit}" if judgement.unit else ""
-    return f"{word}: {judgement.limit}: {value} ({sign} {judgement.bound:g}{unit})"
+    sign = "≥" if judgement.at_least else "≤"
+    holds = "holds" if judgement.holds else f"FAILS {judgement.advice}"
+    return judgement.limit, value, f"{sign} {judgement.bound:g} {judgement.unit}", holds
 
 
-def _error_lines(outcomes: Sequence[Outcome]) -> list[str]:
-    counts: dict[str, int] = {}
-    for outcome in outcomes:
-        if outcome.answer.error is not None:
-            key = f"{outcome.kind}: {outcome.answer.error}"
-            counts[key] = counts.get(key, 0) + 1
-    common = sorted(counts.items(), key=lambda item: -item[1])[:5]
-    return [f"failed {count} times: {error}" for error, count in common]
+def _kinds(result: Result) -> str:
+    sent = requests(result.outcomes, result.scenario.warmup_s)
+    rows = []
+    for kind in sorted({outcome.kind for outcome in sent}):
+        of_kind = [outcome for outcome in sent if outcome.kind == kind]
+        answered = [outcome for outcome in of_kind if not outcome.failed]
+        times = [
+            "/".join(f"{percentile(samples, percent):.0f}" for percent in (50, 95, 99))
+            if (samples := measured(answered, measure))
+            else "–"
+            for measure in ("ttft", "token_gap", "end_to_end")
+        ]
+        counts = (len(of_kind), len(of_kind) - len(answered), output_tokens(answered))
+        rows.append((kind, *map(str, counts), *times))
+    head = ("kind", "requests", "failed", "tokens out", "first token", "gap", "whole")
+    return "<p>Times are p50/p95/p99 in ms.</p>" + table(head, rows)
+
+
+def _beside(outcomes: Sequence[Outcome]) -> str:
+    rows = [
+        (
+            outcome.kind, outcome.answer.model or "–", f"{outcome.arrived_s:.1f}",
+            f"{outcome.answer.end_to_end_ms / 1000:.2f}", outcome.answer.error or "done",
+        )
+        for outcome in outcomes
+        if outcome.kind in BESIDE
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return "<h2>Beside the requests</h2>" + table(("what", "model", "at s", "s", ""), rows)
+
+
+def _errors(result: Result) -> str:
+    run = as_json(result)["errors"]
+    if not run:
+        return "<p>None.</p>"
+    return table(("kind", "requests"), [(row["error"], str(row["count"])) for row in run])
+
+
+def _run_row(run: Mapping[str, Any]) -> tuple[str, ...]:
+    holds = "hold" if run["holds"] else "FAIL"
+    values = [run["figures"].get(name) for name, _ in _COLUMNS]
+    shown = ["–" if value is None else f"{value:.4g}" for value in values]
+    return str(run["began"]), str(run["version"]), str(run["host"]), holds, *shown

@@ -33,9 +33,16 @@ class Answer:
     gaps_ms: tuple[float, ...] = ()
     """Between the pieces of text of a stream. A server may put several tokens into a piece."""
     output_tokens: int | None = None
+    input_tokens: int | None = None
+    model: str | None = None
+    """What answered, as the server names it."""
     size: int = 0
     """Characters of text (stream) or bytes of body."""
     error: str | None = None
+
+
+class AnswerError(ValueError):
+    """An answer that is not what was asked for; the message has the reason."""
 
 
 class StreamError(Exception):
@@ -59,19 +66,51 @@ class Client:
             headers=headers,
         )
 
-    def first_model(self) -> str:
-        """The first model that the server lists. Raises OSError or ValueError with the reason."""
+    def models(self) -> list[str]:
+        """What the server lists, its first at the front. Raises OSError or AnswerError."""
+        models = self.ask("GET", "/v1/models").get("data", [])
+        if not models:
+            raise AnswerError("GET /v1/models: the server lists no model")
+        return [str(model["id"]) for model in models]
+
+    def prompt_tokens(self, call: Call) -> int:
+        """What the server counts of a request's prompt. Raises OSError or AnswerError."""
+        tokens = self.ask("POST", call.path, call.payload).get("usage", {}).get("prompt_tokens")
+        if not isinstance(tokens, int):
+            raise AnswerError(f"POST {call.path}: the answer has no usage.prompt_tokens")
+        return tokens
+
+    def ask(
+        self, method: str, path: str, payload: bytes = b"", content_type: str = "application/json"
+    ) -> dict[str, Any]:
+        """A request that is no part of the load. Raises OSError or AnswerError with the reason."""
+        body = self.fetch(method, path, payload, content_type)
         try:
-            response = self._http.get("/v1/models")
-            body = response.read()
+            answer = json.loads(body)
+        except ValueError as error:
+            raise AnswerError(f"{method} {path}: the body is not JSON") from error
+        if not isinstance(answer, dict):
+            raise AnswerError(f"{method} {path}: the body is no JSON object")
+        return answer
+
+    def fetch(
+        self, method: str, path: str, payload: bytes = b"", content_type: str = "application/json"
+    ) -> bytes:
+        """The body of an answer with status 200. Raises OSError or AnswerError."""
+        response: HTTPSocketPoolResponse | None = None
+        try:
+            with gevent.Timeout(self._timeout_s, TimeoutError(f"{method} {path}: no answer")):
+                headers = {"Content-Type": content_type}
+                response = self._http.request(method, path, payload, headers)
+                body = bytes(response.read())
         except HTTPParseError as error:
             raise OSError(str(error)) from error
+        finally:
+            if response is not None:
+                response.release()
         if response.status_code != 200:
-            raise ValueError(f"GET /v1/models: {_http_error(response.status_code, body)}")
-        models = json.loads(body).get("data", [])
-        if not models:
-            raise ValueError("GET /v1/models: the server lists no model")
-        return str(models[0]["id"])
+            raise AnswerError(f"{method} {path}: {_http_error(response.status_code, body)}")
+        return body
 
     def send(self, call: Call, arrived: float) -> Answer:
         """Send and read to the end. Never raises for what the server or the network does.
@@ -82,8 +121,7 @@ class Client:
         response: HTTPSocketPoolResponse | None = None
         try:
             with gevent.Timeout(self._timeout_s):
-                payload = json.dumps(call.body).encode()
-                response = self._http.post(call.path, payload)
+                response = self._http.post(call.path, call.payload)
                 if call.streamed and response.status_code == 200:
                     reading.stream(_lines(response))
                 else:
@@ -104,7 +142,8 @@ class Reading:
     def __init__(self, arrived: float) -> None:
         self._arrived = arrived
         self._pieces: list[float] = []
-        self._tokens: int | None = None
+        self._usage: dict[str, Any] = {}
+        self._model: str | None = None
         self._size = 0
         self.error: str | None = None
 
@@ -115,7 +154,7 @@ class Reading:
             self.error = _http_error(status, body)
             return
         try:
-            self._tokens = _output_tokens(json.loads(body))
+            self._note(json.loads(body))
         except ValueError:
             self.error = "the body is not JSON"
 
@@ -134,10 +173,16 @@ class Reading:
             if text:
                 self._pieces.append(time.perf_counter())
                 self._size += len(text)
-            tokens = _output_tokens(event)
-            if tokens is not None:
-                self._tokens = tokens
+            self._note(event)
         raise StreamError(f"the stream ended without {DONE}")
+
+    def _note(self, body: Any) -> None:
+        """What an answer or event tells beside its text."""
+        if not isinstance(body, dict):
+            return
+        told = body.get("result") or body
+        self._usage = told.get("usage") or self._usage
+        self._model = told.get("model") or body.get("model") or self._model
 
     def answer(self, status: int) -> Answer:
         end = time.perf_counter()
@@ -147,7 +192,9 @@ class Reading:
             end_to_end_ms=(end - self._arrived) * 1000,
             ttft_ms=(pieces[0] - self._arrived) * 1000 if pieces else None,
             gaps_ms=tuple((later - earlier) * 1000 for earlier, later in pairwise(pieces)),
-            output_tokens=self._tokens,
+            output_tokens=self._usage.get("completion_tokens"),
+            input_tokens=self._usage.get("prompt_tokens"),
+            model=self._model,
             size=self._size,
             error=self.error,
         )
@@ -181,15 +228,6 @@ def piece_of_text(event: dict[str, Any]) -> str:
     choice = choices[0]
     text = choice["delta"].get("content") if "delta" in choice else choice.get("text")
     return "" if text is None else str(text)
-
-
-def _output_tokens(body: Any) -> int | None:
-    if not isinstance(body, dict):
-        return None
-    usage = body.get("usage")
-    if usage is None:
-        usage = (body.get("result") or {}).get("usage")
-    return None if usage is None else usage.get("completion_tokens")
 
 
 def _http_error(status: int, body: bytes) -> str:

@@ -13,7 +13,7 @@ GAP_S = 0.05
 
 
 class Handler(BaseHTTPRequestHandler):
-    """POST answers by the word in the prompt; a stream has four pieces, GAP_S apart."""
+    """POST answers by what the whole prompt is; a stream has four pieces, GAP_S apart."""
 
     protocol_version = "HTTP/1.1"
     seen: ClassVar[list[dict[str, Any]]] = []
@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.seen.append({"path": self.path, "key": self.headers["authorization"], **body})
         text = json.dumps(body)
-        if "refuse" in text:
+        if '"refuse"' in text:
             self._json(429, {"error": {"code": "overloaded", "message": "try later"}})
         elif body.get("stream"):
             self._stream(text)
@@ -49,14 +49,14 @@ class Handler(BaseHTTPRequestHandler):
         self._chunk({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
         for number in range(4):
             time.sleep(GAP_S)
-            if "keep alive" in text:
+            if '"keep alive"' in text:
                 self._raw(b": keep-alive\n\n")
-            if number == 2 and "cut" in text:
+            if number == 2 and '"cut"' in text:
                 self.close_connection = True
                 return
-            if number == 2 and "break" in text:
+            if number == 2 and '"break"' in text:
                 self._chunk({"error": {"code": "internal_error", "message": "engine died"}})
-            if number == 2 and "hang" in text:
+            if number == 2 and '"hang"' in text:
                 time.sleep(1.5)
             self._chunk({"choices": [{"delta": {"content": f"é{number}"}}]})
         self._chunk({"choices": [], "usage": {"completion_tokens": 4}})

@@ -1,102 +1,96 @@
-"""Judging a load."""
+"""What a run leaves behind."""
 
+import json
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from loadtests.report import (
-    Judgement,
-    Outcome,
-    judge,
-    percentile,
-    read_outcomes,
-    summary,
-    write_outcomes,
+from loadtests import history
+from loadtests.outcomes import Outcome
+from loadtests.report import write_report
+from loadtests.sampling import Sample
+from tests.loadtests.made import outcome, result, scenario
+
+
+class Page(HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.svgs = 0
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.svgs += tag == "svg"
+        if tag not in {"use", "svg"}:
+            self.links += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def outcomes() -> list[Outcome]:
+    good = [
+        outcome(arrived_s=number / 10, ttft_ms=10.0 + number, gaps_ms=(5.0, 6.0), output_tokens=3)
+        for number in range(100)
+    ]
+    return [*good, outcome(error="HTTP 429: overloaded: <wait>"), outcome(kind="batch", end=2e3)]
+
+
+def test_the_page_has_plots_and_needs_no_other_file(tmp_path: Path) -> None:
+    samples = [Sample(float(at), {"running": 2.0, "kv_usage": 0.1}) for at in range(10)]
+    run = result(scenario(description="<b>&", slo={"ttft_p95_ms": 1}), outcomes(), samples)
+
+    write_report(run, tmp_path, tmp_path / "deep" / "load.html")
+
+    text = (tmp_path / "deep" / "load.html").read_text()
+    page = Page(text)
+    assert page.svgs == 6
+    assert page.links == []
+    assert "<b>&" in page.text
+    assert "chat_stream: HTTP 429: overloaded" in page.text
+    assert "Latency by percentile" in text
+    assert "Throughput against concurrency" in text
+    assert "FAILS" in page.text
+
+
+def test_a_run_without_answers_has_a_page_too(tmp_path: Path) -> None:
+    write_report(result(scenario(), [outcome(error="x")]), tmp_path, tmp_path / "load.html")
+
+    assert "chat_stream: x" in Page((tmp_path / "load.html").read_text()).text
+
+
+def test_the_page_shows_one_line_for_each_run_of_the_scenario(tmp_path: Path) -> None:
+    html = tmp_path / "load.html"
+    write_report(result(scenario(), outcomes(), name="other"), tmp_path, tmp_path / "o.html")
+    write_report(result(scenario(slo={"ttft_p50_ms": 1}), outcomes()), tmp_path, html)
+    write_report(result(scenario(), outcomes()), tmp_path, html)
+
+    runs = history.read(tmp_path / "history.jsonl", "load")
+
+    # both have a failed batch line or limit; what differs is told by the figures
+    assert [run["holds"] for run in runs] == [False, True]
+    assert Page(html.read_text()).text.count("modiste 0.1.0") == 3  # two lines and the head
+    assert json.loads((tmp_path / "load.json").read_text())["figures"]["error_ratio"] > 0
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ({"modiste": "1", "vllm": "0.32", "base": {}}, "modiste 1, vllm 0.32"),
+        ({"version": "0.32"}, "version 0.32"),
+        ({}, "unknown"),
+    ],
 )
-from loadtests.scenario import Scenario
-from loadtests.streaming import Answer
+def test_a_server_is_told_by_its_versions(server: dict[str, object], words: str) -> None:
+    assert history.version_of(server) == words
 
 
-def scenario(warmup_s: float = 0, **slo: float) -> Scenario:
-    return Scenario.model_validate(
-        {
-            "description": "",
-            "arrivals": [{"rate_per_s": 1, "duration_s": 10}],
-            "warmup_s": warmup_s,
-            "mix": {"chat_stream": 1},
-            "slo": slo,
-        }
-    )
+def test_a_cut_line_of_history_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"scenario": "a", "n": 1}\n{"scenario": "a", "n\n{"scenario": "a", "n": 2}\n')
 
-
-def outcome(arrived_s: float = 5, error: str | None = None, **times: Any) -> Outcome:
-    return Outcome(
-        "chat_stream", arrived_s, 0.0, Answer(200, times.pop("end", 100.0), error=error, **times)
-    )
-
-
-def verdicts(judgements: list[Judgement]) -> dict[str, bool]:
-    return {judgement.limit: judgement.holds for judgement in judgements}
-
-
-def test_a_limit_holds_up_to_its_bound_and_fails_above() -> None:
-    outcomes = [outcome(ttft_ms=float(time)) for time in range(1, 101)]
-
-    assert verdicts(judge(scenario(ttft_p95_ms=95), outcomes))["time to first token, p95"]
-    assert not verdicts(judge(scenario(ttft_p95_ms=94), outcomes))["time to first token, p95"]
-
-
-def test_failed_requests_count_as_failed_and_not_as_fast() -> None:
-    outcomes = [outcome(end=1.0, error="HTTP 429"), outcome(end=900.0)]
-
-    judgements = judge(scenario(error_ratio=0.4, end_to_end_p50_ms=800), outcomes)
-
-    assert [judgement.holds for judgement in judgements] == [False, False]
-    assert judgements[0].value == 0.5
-
-
-def test_nothing_measured_never_holds() -> None:
-    assert not any(judgement.holds for judgement in judge(scenario(ttft_p50_ms=1e9), []))
-    unstreamed = judge(scenario(ttft_p50_ms=1e9), [outcome()])
-    assert not verdicts(unstreamed)["time to first token, p50"]
-
-
-def test_warmup_is_not_judged() -> None:
-    outcomes = [outcome(arrived_s=1, error="HTTP 500"), outcome(arrived_s=3)]
-
-    assert judge(scenario(warmup_s=2), outcomes)[0].value == 0
-
-
-def test_the_rate_counts_good_answers_only() -> None:
-    outcomes = [outcome() for _ in range(10)] + [outcome(error="x")] * 10
-
-    judgements = judge(scenario(error_ratio=1, requests_per_s=1.1), outcomes)
-
-    assert judgements[1].value == pytest.approx(1.0)
-    assert not judgements[1].holds
-
-
-def test_percentiles_are_values_that_occurred() -> None:
-    assert percentile([3, 1, 2], 50) == 2
-    assert percentile([1, 2], 50) == 1
-    assert percentile([1, 2], 99) == 2
-    with pytest.raises(ValueError, match="no values"):
-        percentile([], 50)
-
-
-def test_outcomes_survive_their_file(tmp_path: Path) -> None:
-    outcomes = [outcome(ttft_ms=1.5, gaps_ms=(1.0, 2.0)), outcome(error="x")]
-
-    write_outcomes(tmp_path / "deep" / "o.jsonl", outcomes)
-
-    assert read_outcomes(tmp_path / "deep" / "o.jsonl") == outcomes
-
-
-def test_the_summary_names_failures_and_a_late_generator() -> None:
-    late = Outcome("chat", 1.0, 400.0, Answer(0, 1.0, error="HTTP 429: overloaded"))
-    text = summary(scenario(), [late], judge(scenario(), [late]))
-
-    assert "FAILS: share of failed requests" in text
-    assert "HTTP 429: overloaded" in text
-    assert "generator was 400 ms late" in text
+    assert [run["n"] for run in history.read(path, "a")] == [1, 2]
