@@ -232,4 +232,5 @@ def _run(
         if number >= running:
             sums = [total + what for total, what in zip(sums, seen, strict=True)]
             different += len(servers[place].running)
-    return Figures(*(total / measured for total in sums), adapters=different / measured)
+    missed, copied, blocked, spilled = (total / measured for total in sums)
+    return Figures(missed, copied, blocked, spilled, different / measured)

@@ -64,14 +64,14 @@ TASKS = {
     "aliases": Task("has an alias moved?", Settings().alias_poll_s, 1),
     "keys": Task("keys that open", auth.REFRESH_S, 1, rows="every key"),
     "limits": Task("limits of keys and projects", limiter.FOLLOW_S, 2, rows="those with limits"),
-    "batches": Task("does a batch wait?", runner.POLL_S, 1),
+    "batches": Task("does a batch wait?", runner.POLL_S, 2),
     "jobs": Task("does a job wait? (a worker)", worker.POLL_S, 3),
     "database": Task("does the database answer?", readiness.ASK_S, 1),
     "retirements": Task(
         "versions taken out of use", departures.EVERY_S, 1, rows="versions of leased adapters"
     ),
     "usage": Task("a report of usage", usage.EVERY_S, 4, writes=True, rows="sums since the last"),
-    "survey": Task("figures for metrics", survey.EVERY_S, 5),
+    "survey": Task("figures for metrics", survey.EVERY_S, 6),
     "server": Task("what this server takes", LEASE_S / 3, 4, writes=True),
     "leases": Task("leases are renewed", LEASE_S / 3, 3, writes=True, rows="leased versions"),
     "wanted": Task(

@@ -250,11 +250,12 @@ def test_what_is_mounted_from_here_exists_and_can_only_be_read(services: dict[st
 
 
 def test_the_bucket_is_made_once_and_the_second_time_nothing_happens(
-    services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    python, *arguments = services["bucket"]["entrypoint"]
+    bucket = composed(FILES["gpu"])["services"]["bucket"]
+    python, *arguments = bucket["entrypoint"]
     assert python == "python"
-    environment = services["bucket"]["environment"]
+    environment = bucket["environment"]
     with s3_server() as endpoint:
         for name, value in {**environment, "AWS_ENDPOINT_URL": endpoint}.items():
             monkeypatch.setenv(name, str(value))
