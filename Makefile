@@ -9,7 +9,7 @@ SETUP := $(PYTHON) scripts/setup.py --device $(DEVICE)
 LOCK := $(UV) pip compile -q --generate-hashes --python-version 3.11 --python-platform linux
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow check format bench loadtest test-helm audit lock clean
+.PHONY: help setup setup-dev demo test test-slow check format bench loadtest test-helm test-image audit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,10 @@ loadtest: setup ## load a running server: SCENARIO=chat HOST=http://… ARGS="--
 	@.venv/bin/modiste loadtest $(if $(HOST),--host $(HOST)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 test-helm: setup-dev ## lint, render and validate the chart
-	@$(PY) -m pytest tests/helm $(ARGS)
+	@$(PY) -m pytest -m "not slow" tests/helm $(ARGS)
+
+test-image: setup-dev ## build the CPU image with buildah, start it and ask it (needs root)
+	@$(PY) -m pytest tests/helm/test_image.py $(ARGS)
 
 audit: setup-dev ## look for known vulnerabilities of what is locked (ARGS are those of pip-audit)
 	@$(PY) scripts/audit.py $(ARGS)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 
 from sqlalchemy import select
 
@@ -16,6 +17,8 @@ RECENT_S = 60.0
 """What was asked for since then may be about to be read, or leased."""
 UNKNOWN_S = 3600.0
 """What the database doesn't know for so long is not about to be published."""
+LOOKED_UP = 500
+"""Versions of the cache that are looked up at once for one that may leave."""
 
 
 class Fetches(Records):
@@ -47,18 +50,21 @@ class Fetches(Records):
         excess = sum(entry.size for entry in cached) + needed - self.home.store_cache_bytes
         if excess <= 0:
             return
-        states, leased = self._uses()
-        for entry in cached:
-            key = (entry.name, entry.digest)
-            if excess <= 0 or time.time() - entry.used < RECENT_S:
-                break
-            if key in leased or key not in states:
-                continue
-            try:
-                excess -= self.store.drop(entry, removed=states[key] == REMOVED)
-            except StoreFailed as error:
-                logger.warning("the cache can't be made smaller: %s", error)
-                break
+        for start in range(0, len(cached), LOOKED_UP):
+            # not every version that there is: a full cache makes room at each load
+            part = cached[start : start + LOOKED_UP]
+            states, leased = self._uses({entry.name for entry in part})
+            for entry in part:
+                key = (entry.name, entry.digest)
+                if excess <= 0 or time.time() - entry.used < RECENT_S:
+                    return
+                if key in leased or key not in states:
+                    continue
+                try:
+                    excess -= self.store.drop(entry, removed=states[key] == REMOVED)
+                except StoreFailed as error:
+                    logger.warning("the cache can't be made smaller: %s", error)
+                    return
 
     def forget_unknown(self) -> int:
         """Remove from the cache what was erased through another home; returns how many versions.
@@ -70,11 +76,22 @@ class Fetches(Records):
         states, _ = self._uses()
         return self.store.keep_only(states.keys(), UNKNOWN_S)
 
-    def _uses(self) -> tuple[dict[tuple[str, str], str], set[tuple[str, str]]]:
-        """States of all versions and which of them are leased, by adapter and digest."""
+    def _uses(
+        self, names: Collection[str] | None = None
+    ) -> tuple[dict[tuple[str, str], str], set[tuple[str, str]]]:
+        """States of versions and which of them are leased, by adapter and digest.
+
+        Args:
+            names: of these adapters; None: of all.
+        """
+        versions = select(VersionRow)
+        leased = select(LeaseRow).where(LeaseRow.until >= time.time())
+        if names is not None:
+            versions = versions.where(VersionRow.adapter.in_(names))
+            leased = leased.where(LeaseRow.adapter.in_(names))
         with self._read() as session:
-            rows = session.scalars(select(VersionRow)).all()
-            held = session.scalars(select(LeaseRow).where(LeaseRow.until >= time.time())).all()
+            rows = session.scalars(versions).all()
+            held = session.scalars(leased).all()
         leases = {(lease.adapter, lease.number) for lease in held}
         states = {(row.adapter, row.digest): row.state for row in rows}
         return states, {(r.adapter, r.digest) for r in rows if (r.adapter, r.number) in leases}

@@ -5,8 +5,9 @@ A server that is killed leaves its rows behind; they run out.
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from adapters.compatibility import Takes
@@ -34,15 +35,16 @@ class Leases(Records):
         with self._write() as session:
             row = self._row(session, Reference(version.name, number=version.number))
             check_ready(self._version(row))
-            _lease(session, server, version)
+            session.merge(LeaseRow(**_values(server, version)))
 
     def renew(self, server: str, versions: Iterable[Version]) -> None:
         """Hold on to these versions, and to no others."""
         with self._write() as session:
             forgotten = LeaseRow.until < time.time() - WANTED_S
             session.execute(delete(LeaseRow).where((LeaseRow.server == server) | forgotten))
-            for version in versions:
-                _lease(session, server, version)
+            # all at once: every other write waits for this one
+            if rows := [_values(server, version) for version in versions]:
+                session.execute(insert(LeaseRow), rows)
 
     def out_of_use(self, versions: Sequence[Version]) -> list[Version]:
         """Those that were retired, or are not known any more."""
@@ -52,21 +54,24 @@ class Leases(Records):
             known = {(row.adapter, row.number) for row in session.scalars(query)}
         return [version for version in versions if (version.name, version.number) not in known]
 
-    def wanted(self, server: str) -> list[Version]:
-        """What other servers use, or ended servers used within the hour, the latest first."""
+    def wanted(self, server: str, most: int | None = None) -> list[Version]:
+        """What other servers use, or ended servers used within the hour, the latest first.
+
+        Args:
+            most: no more than so many; None: all.
+        """
         since = time.time() - WANTED_S
+        same = (LeaseRow.adapter == VersionRow.adapter) & (LeaseRow.number == VersionRow.number)
         query = (
-            select(LeaseRow.adapter, LeaseRow.number)
-            .where(LeaseRow.server != server, LeaseRow.until > since)
-            .group_by(LeaseRow.adapter, LeaseRow.number)
+            select(VersionRow)
+            .join(LeaseRow, same)
+            .where(LeaseRow.server != server, LeaseRow.until > since, VersionRow.state == READY)
+            .group_by(VersionRow.id)
             .order_by(func.max(LeaseRow.until).desc())
+            .limit(most)
         )
         with self._read() as session:
-            found = [
-                self._version(self._row(session, Reference(name, number=number)))
-                for name, number in session.execute(query)
-            ]
-        return [version for version in found if version.state == READY]
+            return [self._version(row) for row in session.scalars(query)]
 
     def announce(self, server: str, takes: Takes) -> None:
         """Say what a server takes, for as long as a lease holds; servers that ran out go."""
@@ -126,6 +131,6 @@ def check_servers(session: Session, version: Version) -> None:
         )
 
 
-def _lease(session: Session, server: str, version: Version) -> None:
+def _values(server: str, version: Version) -> dict[str, Any]:
     until = time.time() + LEASE_S
-    session.merge(LeaseRow(server=server, adapter=version.name, number=version.number, until=until))
+    return {"server": server, "adapter": version.name, "number": version.number, "until": until}

@@ -12,6 +12,9 @@ from service.telemetry import Metrics
 
 logger = logging.getLogger("modiste.demand")
 
+PASSED_OVER = 100
+"""Of versions that can't be loaded here, such as another base's, so many hide no others."""
+
 
 class Demand:
     """Loads what other servers use, or this one's predecessor used, while there are places."""
@@ -21,9 +24,13 @@ class Demand:
 
     async def preload(self, most: int | None = None) -> int:
         """Load what is wanted, `most` versions at most; returns how many were loaded."""
-        loaded = 0
-        server = self._residency.leasing.server
-        for version in await asyncio.to_thread(self._registry.wanted, server):
+        loaded, free = 0, self._residency.free_places()
+        if free <= 0:
+            return 0
+        server, here = self._residency.leasing.server, len(self._residency.digests())
+        # among so many are as many as there are places for, whatever is loaded already
+        most_wanted = here + free + PASSED_OVER
+        for version in await asyncio.to_thread(self._registry.wanted, server, most_wanted):
             if self._residency.free_places() <= 0 or loaded == most:
                 break
             if version.digest in self._residency.digests():

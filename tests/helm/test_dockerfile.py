@@ -123,6 +123,22 @@ def test_locks_that_are_installed_have_a_hash_for_every_package() -> None:
         assert len(pins) == len(hashed) > 0
 
 
+def test_torch_is_pytorchs_own_unless_a_mirror_is_named() -> None:
+    build = BY_NAME["cpu-build"]
+    [index] = [a.partition("=")[2] for a in build.all("ARG") if a.startswith("TORCH_INDEX=")]
+    [install] = [run for run in build.all("RUN") if "torch==" in run]
+
+    assert index == "https://download.pytorch.org/whl/cpu"
+    assert '--default-index "${TORCH_INDEX}"' in install
+
+
+def test_bytecode_is_made_and_valid_whatever_the_files_times() -> None:
+    for name in ("cpu-build", "gpu-build"):
+        environment = BY_NAME[name].environment()
+        assert environment["UV_COMPILE_BYTECODE"] == "1"
+        assert environment["PYC_INVALIDATION_MODE"] == "UNCHECKED_HASH"
+
+
 def test_dependencies_are_installed_before_the_code_is_copied() -> None:
     for name in ("cpu-build", "gpu-build"):
         steps = [f"{i.name} {i.rest}" for i in BY_NAME[name].instructions]
