@@ -65,6 +65,7 @@ class Worker:
         at_once: jobs, where memory allows.
         grace_s: for trainers to stop at their next step once `ending` is set.
         executor: where trainers run; default: as children.
+        alive: a file that is touched on every round, for whoever looks whether the worker is stuck.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Worker:
         lease_s: float = LEASE_S,
         grace_s: float = inf,
         executor: Executor | None = None,
+        alive: Path | None = None,
     ) -> None:
         self.registry, self.at_once, self._grace_s = registry, at_once, grace_s
         self._machine = f"worker-{os.uname().nodename}-"
@@ -82,7 +84,7 @@ class Worker:
         self.files = Files(registry.database, registry.home, USES)
         self._executor: Executor = Local() if executor is None else executor
         self._preparation = Preparation(registry, self.files)
-        self.ending = False
+        self.ending, self._alive = False, alive
         self._attempts: list[Attempt] = []
         self._leases, self._setbacks = Leases(self.jobs, self.id), Setbacks()
         success = Success(registry, self.files, self.jobs, self.id)
@@ -96,6 +98,8 @@ class Worker:
         self._leases.start()
         until = inf
         while not (self.ending and not self._attempts):
+            if self._alive is not None:
+                self._alive.touch()
             if self.ending and until == inf:
                 until = time.monotonic() + self._grace_s
             for attempt in list(self._attempts):
@@ -352,6 +356,9 @@ def main(arguments: list[str] | None = None) -> int:
         "RAY_API_SERVER_ADDRESS",
     )  # fmt: skip
     parser.add_argument("--ray-cpus", type=int, default=1, help="ray-jobs: cores of a trainer")
+    parser.add_argument(
+        "--alive", type=Path, help="a file to touch on every round; its age tells a stuck worker"
+    )
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", default="info", choices=levels)
     parser.add_argument("--log-format", default="text", choices=("text", "json"))
@@ -370,7 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
         executor: Executor = RayJobs(options.ray_address, options.ray_cpus) if ray else Local()
         worker = Worker(
             Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s),
-            max(0.0, options.grace_s), executor,
+            max(0.0, options.grace_s), executor, options.alive,
         )  # fmt: skip
     except AdapterError as error:
         print(error, file=sys.stderr)
