@@ -43,6 +43,11 @@
 {{- ternary "LeaderWorkerSet" "Deployment" (gt (int .Values.parallel.nodes) 1) }}
 {{- end }}
 
+{{/* LeaderWorkerSet's operator makes a Service of its name, which must not be ours. */}}
+{{- define "modiste.workloadName" -}}
+{{ include "modiste.fullname" . }}{{ if eq (include "modiste.serverKind" .) "LeaderWorkerSet" }}-group{{ end }}
+{{- end }}
+
 {{- define "modiste.workerName" -}}
 {{ include "modiste.fullname" . }}-worker
 {{- end }}

@@ -48,5 +48,5 @@ scaleDown:
 {{- define "modiste.scaleTarget" -}}
 apiVersion: {{ ternary "apps/v1" "leaderworkerset.x-k8s.io/v1" (eq (include "modiste.serverKind" .) "Deployment") }}
 kind: {{ include "modiste.serverKind" . }}
-name: {{ include "modiste.fullname" . }}
+name: {{ include "modiste.workloadName" . }}
 {{- end }}

@@ -129,6 +129,20 @@ class TestPolicy:
         assert memory[0]["medium"] == "Memory"
         assert "sizeLimit" in memory[0]
 
+    def test_no_pod_reaches_into_its_node(self, objects: Objects) -> None:
+        allowed = {"configMap", "secret", "emptyDir", "persistentVolumeClaim", "ephemeral"}
+        for spec in pod_specs(objects):
+            assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+            for volume in spec["volumes"]:
+                assert volume.keys() - {"name"} <= allowed, volume["name"]
+            for container in all_containers(spec):
+                assert not any("hostPort" in port for port in container.get("ports", []))
+
+    def test_nothing_asks_for_rights_in_the_cluster(self, objects: Objects) -> None:
+        rights = {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
+
+        assert not rights & kinds(objects)
+
     def test_every_mount_has_its_volume(self, objects: Objects) -> None:
         for spec in pod_specs(objects):
             volumes = {v["name"] for v in spec["volumes"]}

@@ -62,6 +62,14 @@ class TestNodes:
             limits = main_container(objects, component)["resources"]["limits"]
             assert limits["nvidia.com/gpu"] == 8
 
+    def test_the_group_has_another_name_than_the_service(self) -> None:
+        objects = render(NODES | {"autoscaling": {"kind": "hpa"}})
+        name = only(objects, "LeaderWorkerSet")["metadata"]["name"]
+
+        assert name != only(objects, "Service")["metadata"]["name"]  # the operator makes one of it
+        target = only(objects, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+        assert (target["kind"], target["name"]) == ("LeaderWorkerSet", name)
+
     def test_only_leaders_get_requests(self) -> None:
         objects = render(NODES)
         selector = only(objects, "Service")["spec"]["selector"]

@@ -50,6 +50,15 @@ class TestOptions:
         assert not {"Ingress", "NetworkPolicy"} & kinds(render())
         assert {"Ingress", "NetworkPolicy"} <= kinds(render(scenario("secured")))
 
+    def test_metrics_and_probes_stay_behind_the_ingress(self) -> None:
+        def paths(**ingress: Any) -> list[str]:
+            values = {"ingress": {"enabled": True, "hosts": ["a", "b"], **ingress}}
+            rules = only(render(values), "Ingress")["spec"]["rules"]
+            return [path["path"] for rule in rules for path in rule["http"]["paths"]]
+
+        assert paths() == ["/v1", "/v1"]
+        assert paths(path="/") == ["/", "/"]
+
     def test_the_network_policy_lets_nothing_out(self) -> None:
         policy = only(render(scenario("secured")), "NetworkPolicy")["spec"]
 

@@ -52,6 +52,12 @@ class TestRollout:
 
         assert rolling == {"maxSurge": 0, "maxUnavailable": 1}
 
+    def test_a_pod_that_is_never_ready_keeps_no_node_from_being_drained(self) -> None:
+        budget = only(render({"replicas": 2}), "PodDisruptionBudget")["spec"]
+
+        assert budget["maxUnavailable"] == 1
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
     def test_an_autoscaler_owns_the_number(self) -> None:
         values = {**APART, "autoscaling": {"kind": "hpa"}}
 
