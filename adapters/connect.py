@@ -67,7 +67,7 @@ def open_database(url: URL) -> Engine:
         StoreFailed: the tables are those of a newer program.
         OSError, sqlalchemy.exc.DBAPIError: it can't be opened.
     """
-    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
+    engine = connect(url)
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     if current is not None and current > SCHEMA:
@@ -79,6 +79,11 @@ def open_database(url: URL) -> Engine:
         with _alone(engine):
             _upgrade(engine)
     return engine
+
+
+def connect(url: URL) -> Engine:
+    """An engine for a database as it is; its tables are not looked at."""
+    return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
 
 
 def for_reads(engine: Engine) -> Engine:

@@ -6,11 +6,13 @@ moved and recorded.
 """
 
 import argparse
+import fcntl
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,35 @@ def _keep(staged: Path, base: Base, registry: Registry, *, default: bool) -> Non
         raise
 
 
+def present(registry: Registry, name: str) -> Base | None:
+    """The base of a name, where its folder is in this home and fits its record.
+
+    Weights are not read: the folder came into place whole.
+
+    Raises:
+        InvalidInput: its folder was changed.
+    """
+    known = {known.name: known for known in registry.bases()}.get(name)
+    if known is None or not known.path.is_dir():
+        return None
+    found = bases.light_fingerprint(known.path)
+    if changed := [part for part, digest in found.items() if getattr(known.ref, part) != digest]:
+        raise InvalidInput(
+            f"base {name} in {known.path} has another {', '.join(changed)} than when it was added",
+            hint="restore it, or add it under another name", param="name",
+        )  # fmt: skip
+    return known
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time adds to a home folder, such as several that start on one volume."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".adding.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="modiste base", description=__doc__)
     add = parser.add_subparsers(required=True).add_parser("add", help="add a base model")
@@ -219,6 +250,10 @@ def main(arguments: list[str] | None = None) -> int:
     add.add_argument("--name", help="the base's name (default: from the source)")
     add.add_argument("--home", type=Path, help="the home folder (default: MODISTE_HOME)")
     add.add_argument("--default", action="store_true", help="make it the default base")
+    add.add_argument(
+        "--if-missing", action="store_true",
+        help="do nothing where the home folder has a base of this --name; others that add wait",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     started = time.monotonic()
 
@@ -226,10 +261,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"base: {time.monotonic() - started:6.1f} s  {step}", flush=True)
 
     try:
+        if options.if_missing and options.name is None:
+            raise InvalidInput("--if-missing needs the base's --name", param="name")
         registry = Registry.open(options.home)
-        base = add_base(
-            options.source, registry, options.name, default=options.default, progress=progress
-        )
+        with alone(registry.home.bases):
+            if options.if_missing and (known := present(registry, options.name)) is not None:
+                print(f"base: {known.name} is there")
+                return 0
+            base = add_base(
+                options.source, registry, options.name, default=options.default, progress=progress
+            )
     except AdapterError as error:
         print(f"base: {error.message}", file=sys.stderr)
         if error.hint:

@@ -20,6 +20,7 @@ from adapters.registry import Registry
 from service import cli_canaries as _canaries  # noqa: F401  # adds its commands
 from service.cli_adapters import adapters_app
 from service.cli_audit import audit
+from service.cli_database import database_app
 from service.cli_keys import keys_app
 from service.cli_projects import projects_app
 from service.cli_retention import retention
@@ -71,6 +72,7 @@ app = typer.Typer(
 base_app = typer.Typer(no_args_is_help=True, help="Base models.")
 app.add_typer(base_app, name="base")
 app.add_typer(adapters_app, name="adapters")
+app.add_typer(database_app, name="database")
 app.add_typer(keys_app, name="keys")
 app.add_typer(projects_app, name="projects")
 app.command()(usage)

@@ -5,11 +5,20 @@
 {{- range $key, $value := .Values.settings }}
 {{- if not (kindIs "invalid" $value) }}
 {{- /* Helm reads whole numbers as floats. */}}
-{{- $settings = set $settings $key (ternary (int $value) $value (kindIs "float64" $value)) }}
+{{- if kindIs "float64" $value }}
+{{- $settings = set $settings $key (ternary (int64 $value) $value (eq (floor $value) $value)) }}
+{{- else }}
+{{- $settings = set $settings $key $value }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if and (not (hasKey $settings "base")) .Values.base.name }}
 {{- $settings = set $settings "base" .Values.base.name }}
+{{- end }}
+{{- $settings = set $settings "vllm_args" (include "modiste.vllmArguments" . | fromJsonArray) }}
+{{- if .Values.worker.enabled }}
+{{- /* its own worker would take the jobs, and the memory, that the other is there for */}}
+{{- $settings = set $settings "worker_jobs" 0 }}
 {{- end }}
 {{- if .Values.auth.enabled }}
 {{- $settings = set $settings "api_keys_file" "/etc/modiste/keys/api-keys" }}
@@ -44,34 +53,11 @@ kept for the rest of the rendering, so that the Secret and the Deployment's hash
 {{- end }}
 {{- end }}
 
-{{/* Changes with the database's address, when the Secret can be read. */}}
+{{/* Changes with the database's address: that of the values, or of your Secret when it can be read. */}}
 {{- define "modiste.databaseChecksum" -}}
+{{- if .Values.database.url }}
+{{- .Values.database.url | sha256sum }}
+{{- else }}
 {{- lookup "v1" "Secret" .Release.Namespace .Values.database.existingSecret | dig "data" dict | toJson | sha256sum }}
-{{- end }}
-
-{{/* What the schema can't say, or would say badly. */}}
-{{- define "modiste.check" -}}
-{{- if and (not .Values.auth.enabled) (not .Values.auth.allowAnonymous) }}
-{{- fail "auth.enabled is false: anybody who reaches the server could use it. Set auth.allowAnonymous=true if that is meant." }}
-{{- end }}
-{{- if and .Values.auth.enabled .Values.auth.allowAnonymous }}
-{{- fail "auth.allowAnonymous is true while auth.enabled is true: keys would be asked for all the same. Set one of them." }}
-{{- end }}
-{{- if and .Values.auth.keys .Values.auth.existingSecret }}
-{{- fail "auth.keys and auth.existingSecret are both set: the keys come from one place only." }}
-{{- end }}
-{{- if and .Values.database.existingSecret .Values.networkPolicy.enabled (not .Values.networkPolicy.egress) }}
-{{- fail "database.existingSecret is set and networkPolicy.egress is empty: the pods could not reach the database. Let it out, and the cluster's DNS." }}
-{{- end }}
-{{- if and .Values.settings.otlp_endpoint .Values.networkPolicy.enabled (not .Values.networkPolicy.egress) }}
-{{- fail "settings.otlp_endpoint is set and networkPolicy.egress is empty: the pods could not reach the collector. Let it out, and the cluster's DNS." }}
-{{- end }}
-{{- if gt (int .Values.replicas) 1 }}
-{{- if not .Values.persistence.enabled }}
-{{- fail "replicas is above 1 and persistence.enabled is false: each pod would have versions and aliases of its own." }}
-{{- end }}
-{{- if has "ReadWriteOncePod" .Values.persistence.accessModes }}
-{{- fail "replicas is above 1 and the volume is ReadWriteOncePod: the second pod could never start." }}
-{{- end }}
 {{- end }}
 {{- end }}

@@ -38,35 +38,85 @@
 {{- end }}
 {{- end }}
 
+{{/* The workload of the server: a Deployment, or groups of pods where one engine spans nodes. */}}
+{{- define "modiste.serverKind" -}}
+{{- ternary "LeaderWorkerSet" "Deployment" (gt (int .Values.parallel.nodes) 1) }}
+{{- end }}
+
+{{/* LeaderWorkerSet's operator makes a Service of its name, which must not be ours. */}}
+{{- define "modiste.workloadName" -}}
+{{ include "modiste.fullname" . }}{{ if eq (include "modiste.serverKind" .) "LeaderWorkerSet" }}-group{{ end }}
+{{- end }}
+
+{{- define "modiste.workerName" -}}
+{{ include "modiste.fullname" . }}-worker
+{{- end }}
+
+{{- define "modiste.rayName" -}}
+{{- /* KubeRay cuts `NAME-head-svc` at 50 characters */ -}}
+{{ include "modiste.fullname" . | trunc 37 | trimSuffix "-" }}-ray
+{{- end }}
+
+{{- define "modiste.loadtestName" -}}
+{{- /* a Job can't be changed, so each revision has its own */ -}}
+{{ include "modiste.fullname" . }}-load-{{ .Release.Revision }}
+{{- end }}
+
+{{- define "modiste.migrationName" -}}
+{{ include "modiste.fullname" . }}-migrate
+{{- end }}
+
+{{- define "modiste.databaseSecretName" -}}
+{{- default (printf "%s-database" (include "modiste.fullname" .)) .Values.database.existingSecret }}
+{{- end }}
+
 {{- define "modiste.testName" -}}
 {{ include "modiste.fullname" . }}-test
 {{- end }}
 
-{{- define "modiste.image" -}}
-{{- if .Values.image.digest }}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{/* The image of a part with so many GPUs. Takes the root and the number. */}}
+{{- define "modiste.imageFor" -}}
+{{- $root := index . 0 }}
+{{- with $root.Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
 {{- else }}
-{{- $variant := ternary "gpu" "cpu" (gt (int .Values.gpu.count) 0) }}
-{{- printf "%s:%s" .Values.image.repository (default (printf "%s-%s" .Chart.AppVersion $variant) .Values.image.tag) }}
+{{- $variant := ternary "gpu" "cpu" (gt (int (index $ 1)) 0) }}
+{{- printf "%s:%s" .repository (default (printf "%s-%s" $root.Chart.AppVersion $variant) .tag) }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "modiste.image" -}}
+{{- include "modiste.imageFor" (list . .Values.gpu.count) }}
+{{- end }}
+
+{{/* Labels that choose the pods of one component. Takes the root and the component. */}}
+{{- define "modiste.componentLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "modiste.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
 {{- define "modiste.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "modiste.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: server
+{{- include "modiste.componentLabels" (list . "server") }}
+{{- end }}
+
+{{/* Labels of an object that belongs to a component. Takes the root and the component. */}}
+{{- define "modiste.labelsOf" -}}
+{{- $root := index . 0 -}}
+{{ include "modiste.componentLabels" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "modiste.labels" -}}
-{{ include "modiste.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- include "modiste.labelsOf" (list . "server") }}
 {{- end }}
 
 {{/* The labels of the `helm test` pod: no Service and no selector of the server matches it. */}}
 {{- define "modiste.testLabels" -}}
-app.kubernetes.io/name: {{ include "modiste.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: test
+{{- include "modiste.componentLabels" (list . "test") }}
 {{- end }}

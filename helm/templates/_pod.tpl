@@ -18,11 +18,54 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* Requests and limits of the server: GPUs are requested by their limit. */}}
-{{- define "modiste.resources" -}}
-{{- $resources := deepCopy .Values.resources }}
-{{- if gt (int .Values.gpu.count) 0 }}
-{{- $limits := set $resources.limits .Values.gpu.resource (int .Values.gpu.count) }}
+{{/* What holds for every pod, beside its service account. Nothing here needs rights in the cluster. */}}
+{{- define "modiste.podBasics" -}}
+automountServiceAccountToken: false
+# Kubernetes would set MODISTE_PORT and others, which the server reads as settings.
+enableServiceLinks: false
+securityContext:
+  {{- include "modiste.podSecurityContext" . | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Where a pod may run. Takes the root, the part's values (its nodeSelector, tolerations and
+priorityClassName), its number of GPUs, and its affinity as text.
+*/}}
+{{- define "modiste.podPlacement" -}}
+{{- $root := index . 0 }}
+{{- $part := index . 1 }}
+{{- $lines := list }}
+{{- with $part.priorityClassName }}
+{{- $lines = append $lines (dict "priorityClassName" .) }}
+{{- end }}
+{{- if and (gt (int (index . 2)) 0) $root.Values.gpu.runtimeClassName }}
+{{- $lines = append $lines (dict "runtimeClassName" $root.Values.gpu.runtimeClassName) }}
+{{- end }}
+{{- with $part.nodeSelector }}
+{{- $lines = append $lines (dict "nodeSelector" .) }}
+{{- end }}
+{{- with $part.tolerations }}
+{{- $lines = append $lines (dict "tolerations" .) }}
+{{- end }}
+{{- with index . 3 }}
+{{- $lines = append $lines (dict "affinity" (fromYaml .)) }}
+{{- end }}
+{{- range $lines }}
+{{- toYaml . }}
+{{ end }}
+{{- end }}
+
+{{/* Requests and limits: GPUs are requested by their limit. Takes the root, resources and GPUs. */}}
+{{- define "modiste.resourcesOf" -}}
+{{- $resources := deepCopy (index . 1) }}
+{{- if gt (int (index . 2)) 0 }}
+{{- $unused := set $resources.limits (index . 0).Values.gpu.resource (int (index . 2)) }}
 {{- end }}
 {{- toYaml $resources }}
 {{- end }}
@@ -34,23 +77,31 @@ timeoutSeconds: {{ .timeoutSeconds }}
 failureThreshold: {{ .failureThreshold }}
 {{- end }}
 
-{{/*
-On CPU the engine would start a thread for every core of the node, whatever the pod's limit; so it
-gets as many as the limit has, not bound to cores. `extraEnv` can say otherwise.
-*/}}
-{{- define "modiste.env" -}}
-- name: MODISTE_HOME
-  value: /var/lib/modiste
-{{- if .Values.database.existingSecret }}
+{{- define "modiste.databaseEnv" -}}
+{{- if include "modiste.hasDatabase" . -}}
 - name: MODISTE_DATABASE_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.database.existingSecret }}
+      name: {{ include "modiste.databaseSecretName" . }}
       key: {{ .Values.database.secretKey }}
 {{- end }}
-{{- if eq (int .Values.gpu.count) 0 }}
+{{- end }}
+
+{{/*
+Takes the root and the number of GPUs. On CPU the engine would start a thread for every core of the
+node, whatever the pod's limit; so it gets as many as the limit has, not bound to cores. `extraEnv`
+can say otherwise.
+*/}}
+{{- define "modiste.env" -}}
+{{- $root := index . 0 -}}
+- name: MODISTE_HOME
+  value: /var/lib/modiste
+{{- with include "modiste.databaseEnv" $root }}
+{{ . }}
+{{- end }}
+{{- if eq (int (index . 1)) 0 }}
 {{- $own := list }}
-{{- range .Values.extraEnv }}
+{{- range $root.Values.extraEnv }}
 {{- $own = append $own .name }}
 {{- end }}
 {{- if not (has "VLLM_CPU_OMP_THREADS_BIND" $own) }}
@@ -64,7 +115,7 @@ gets as many as the limit has, not bound to cores. `extraEnv` can say otherwise.
       resource: limits.cpu
 {{- end }}
 {{- end }}
-{{- with .Values.extraEnv }}
+{{- with $root.Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
@@ -81,15 +132,51 @@ gets as many as the limit has, not bound to cores. `extraEnv` can say otherwise.
 {{- end }}
 {{- end }}
 
-{{- define "modiste.volumes" -}}
+{{- define "modiste.configMount" -}}
+- name: config
+  mountPath: /var/lib/modiste/modiste.yaml
+  subPath: modiste.yaml
+  readOnly: true
+{{- end }}
+
+{{- define "modiste.keysMount" -}}
+- name: keys
+  mountPath: /etc/modiste/keys
+  readOnly: true
+{{- end }}
+
+{{/* The home: one claim for all pods, a volume of each pod's own, or a folder that ends with it. */}}
+{{- define "modiste.homeVolume" -}}
 - name: home
-  {{- if .Values.persistence.enabled }}
+  {{- if not .Values.persistence.enabled }}
+  emptyDir:
+    sizeLimit: {{ .Values.persistence.size }}
+  {{- else if .Values.persistence.shared }}
   persistentVolumeClaim:
     claimName: {{ include "modiste.claimName" . }}
   {{- else }}
-  emptyDir:
-    sizeLimit: {{ .Values.persistence.size }}
+  ephemeral:
+    volumeClaimTemplate:
+      spec:
+        {{- include "modiste.claimSpec" (list . (list "ReadWriteOnce")) | nindent 8 }}
   {{- end }}
+{{- end }}
+
+{{/* Takes the root and the access modes. */}}
+{{- define "modiste.claimSpec" -}}
+{{- $persistence := (index . 0).Values.persistence -}}
+accessModes:
+  {{- toYaml (index . 1) | nindent 2 }}
+{{- with $persistence.storageClass }}
+storageClassName: {{ . }}
+{{- end }}
+resources:
+  requests:
+    storage: {{ $persistence.size }}
+{{- end }}
+
+{{- define "modiste.volumes" -}}
+{{ include "modiste.homeVolume" . }}
 - name: scratch
   emptyDir:
     sizeLimit: {{ .Values.scratch }}
@@ -100,7 +187,12 @@ gets as many as the limit has, not bound to cores. `extraEnv` can say otherwise.
 - name: config
   configMap:
     name: {{ include "modiste.configName" . }}
-{{- if .Values.auth.enabled }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "modiste.keysVolume" -}}
 - name: keys
   secret:
     secretName: {{ include "modiste.secretName" . }}
@@ -109,25 +201,35 @@ gets as many as the limit has, not bound to cores. `extraEnv` can say otherwise.
       - key: {{ .Values.auth.secretKey }}
         path: api-keys
 {{- end }}
-{{- with .Values.extraVolumes }}
-{{ toYaml . }}
+
+{{/*
+The base model in the home, before anything reads it: nothing is copied where it is there. Takes the
+root, the image and the number of GPUs; a pod that uses a GPU needs none for this.
+*/}}
+{{- define "modiste.baseContainer" -}}
+{{- $root := index . 0 }}
+{{- with $root.Values.base }}
+{{- if .source -}}
+- name: base
+  image: {{ index $ 1 }}
+  imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+  args: ["base", "add", {{ .source | quote }}, "--name", {{ .name | quote }}, "--if-missing"]
+  env:
+    {{- include "modiste.env" (list $root (index $ 2)) | nindent 4 }}
+  securityContext:
+    {{- include "modiste.securityContext" $root | nindent 4 }}
+  resources:
+    {{- toYaml (index $ 3) | nindent 4 }}
+  volumeMounts:
+    {{- include "modiste.volumeMounts" $root | nindent 4 }}
+{{- end }}
 {{- end }}
 {{- end }}
 
-{{/*
-Several pods share one SQLite database in WAL mode, whose index is memory of one node, or at least a
-volume; only with another database and a volume for many nodes they may part.
-*/}}
-{{- define "modiste.affinity" -}}
-{{- $apart := and .Values.database.existingSecret (has "ReadWriteMany" .Values.persistence.accessModes) }}
-{{- if .Values.affinity }}
-{{- toYaml .Values.affinity }}
-{{- else if and (gt (int .Values.replicas) 1) (not $apart) -}}
-podAffinity:
-  requiredDuringSchedulingIgnoredDuringExecution:
-    - topologyKey: kubernetes.io/hostname
-      labelSelector:
-        matchLabels:
-          {{- include "modiste.selectorLabels" . | nindent 10 }}
+{{/* What a component's pods are told by: when one of these changes, they restart. */}}
+{{- define "modiste.checksums" -}}
+checksum/config: {{ include "modiste.settings" . | sha256sum }}
+{{- if include "modiste.hasDatabase" . }}
+checksum/database: {{ include "modiste.databaseChecksum" . }}
 {{- end }}
 {{- end }}

@@ -66,7 +66,12 @@ class Worker:
         grace_s: for trainers to stop at their next step once `ending` is set.
         executor: where trainers run; default: as children.
         job_hours: how long a job may be at work, in all of its attempts.
+
+    Attributes:
+        alive: a file that is touched on every round, for whoever looks whether the worker is stuck.
     """
+
+    alive: Path | None = None
 
     def __init__(
         self,
@@ -99,6 +104,8 @@ class Worker:
         self._leases.start()
         until = inf
         while not (self.ending and not self._attempts):
+            if self.alive is not None:
+                self.alive.touch()
             if self.ending and until == inf:
                 until = time.monotonic() + self._grace_s
             for attempt in list(self._attempts):
@@ -359,6 +366,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="longest time at work of a job, all attempts together, hours; default: any",
     )  # fmt: skip
     parser.add_argument("--ray-cpus", type=int, default=1, help="ray-jobs: cores of a trainer")
+    parser.add_argument(
+        "--alive", type=Path, help="a file to touch on every round; its age tells a stuck worker"
+    )
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", default="info", choices=levels)
     parser.add_argument("--log-format", default="text", choices=("text", "json"))
@@ -379,6 +389,7 @@ def main(arguments: list[str] | None = None) -> int:
             Registry.open(options.home), max(1, options.jobs), max(1.0, options.lease_s),
             max(0.0, options.grace_s), executor, options.job_hours,
         )  # fmt: skip
+        worker.alive = options.alive
     except AdapterError as error:
         print(error, file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,3 +236,58 @@ def test_every_refusal_says_what_to_do_or_which_part_is_wrong(source: Path) -> N
         bases.check_folder(source)
 
     assert caught.value.hint or caught.value.param
+
+
+def test_a_base_that_is_there_is_not_added_again_where_that_is_asked(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    add = ["add", str(tiny), "--name", "tiny", "--if-missing", "--home", str(home)]
+    assert bases.main(add) == 0
+    assert "fingerprinting" in capsys.readouterr().out
+
+    assert bases.main(add) == 0
+    assert capsys.readouterr().out == "base: tiny is there\n"
+
+
+def test_a_base_that_another_home_on_the_database_has_is_added_to_this_one_too(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODISTE_DATABASE_URL", f"sqlite:///{tmp_path / 'shared.db'}")
+    home = tmp_path / "home"
+    add = ["add", str(tiny), "--name", "tiny", "--if-missing", "--home", str(home)]
+    assert bases.main(add) == 0
+    shutil.rmtree(home / "bases")  # as in a pod with a new volume
+
+    assert bases.main(add) == 0
+    assert (home / "bases" / "tiny" / "config.json").is_file()
+
+
+def test_a_base_that_was_changed_does_not_count_as_there(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    add = ["add", str(tiny), "--name", "tiny", "--if-missing", "--home", str(home)]
+    assert bases.main(add) == 0
+    change(home / "bases" / "tiny" / "config.json", rope_theta=1.0)
+
+    assert bases.main(add) == 2
+    assert "another config" in capsys.readouterr().err
+    assert bases.main(["add", str(tiny), "--if-missing", "--home", str(home)]) == 2
+
+
+def test_who_adds_a_base_waits_for_another(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with bases.alone(tmp_path):
+            order.append("second")
+
+    with bases.alone(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(10)
+
+    assert order == ["first", "second"]

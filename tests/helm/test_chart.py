@@ -1,24 +1,35 @@
 """The chart renders, its objects are valid, and its pods are as restricted as promised."""
 
+from typing import Any
+
 import helm_python as helm
 import kubernetes_validate
 import pytest
-import yaml
-from kubernetes_validate.utils import all_versions
 
 from tests.helm.rendering import (
     CHART,
     SCENARIOS,
     Objects,
+    all_containers,
+    component_of,
     containers,
+    kinds,
     only,
+    pod,
     pod_specs,
     render,
+    render_files,
     scenario,
     server,
+    templates,
 )
+from tests.helm.schemas import CRDS, NEWEST_VERSIONS, problems
 
-NEWEST_VERSIONS = all_versions()[-3:]
+WITHOUT_PROBES = {
+    "engine-node": "it listens nowhere, and starts again with its leader",
+    "migration": "it ends", "loadtest": "it ends", "test": "it ends",
+    "ray head": "KubeRay adds them", "ray worker": "KubeRay adds them",
+}  # fmt: skip
 
 
 class TestValidity:
@@ -33,15 +44,24 @@ class TestValidity:
     def test_every_object_is_valid_in_the_newest_kubernetes(
         self, objects: Objects, version: str
     ) -> None:
-        for item in objects:
-            assert kubernetes_validate.validate(item, version, strict=True) in version
+        assert {item["kind"]: p for item in objects if (p := problems(item, version))} == {}
 
-    def test_each_template_makes_one_object_at_most(self) -> None:
-        with helm.Chart.load(CHART) as chart:
-            for name in SCENARIOS:
-                for path, text in chart.render(scenario(name), name="demo").items():
-                    if path.endswith(".yaml"):
-                        assert len([d for d in yaml.safe_load_all(text) if d]) <= 1, path
+    def test_three_releases_are_looked_at(self) -> None:
+        assert len(set(NEWEST_VERSIONS)) == 3
+
+    def test_ours_and_the_validators_own_way_agree(self) -> None:
+        for item in render():
+            assert kubernetes_validate.validate(item, NEWEST_VERSIONS[-1], strict=True)
+
+    def test_the_scenarios_have_every_custom_resource_that_the_chart_makes(self) -> None:
+        made = {(o["apiVersion"], o["kind"]) for name in SCENARIOS for o in render(scenario(name))}
+
+        assert made >= CRDS.keys()
+
+    def test_each_template_makes_objects_of_one_kind_at_most(self) -> None:
+        for name in SCENARIOS:
+            for path, objects in render_files(scenario(name)).items():
+                assert len(kinds(objects)) <= 1, path
 
     def test_no_two_objects_share_a_kind_and_a_name(self, objects: Objects) -> None:
         names = [(o["kind"], o["metadata"]["name"]) for o in objects]
@@ -49,22 +69,32 @@ class TestValidity:
         assert len(set(names)) == len(names)
 
     def test_names_stay_legal_under_the_longest_release_name(self) -> None:
-        for item in render(release="r" * 53):
-            assert len(item["metadata"]["name"]) <= 63
+        for name in ("defaults", "ray", "multi-node", "load-test", "autoscaled-hpa"):
+            for item in render(scenario(name), release="r" * 53):
+                assert len(item["metadata"]["name"]) <= 63
+                # KubeRay makes a Service NAME-head-svc, and cuts what is longer
+                assert item["kind"] != "RayCluster" or len(item["metadata"]["name"]) <= 41
 
-    def test_selectors_match_the_servers_pods_and_not_the_test_pod(self) -> None:
-        objects = render({"replicas": 2, "networkPolicy": {"enabled": True}})
-        labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
-        selectors = [
-            only(objects, "Deployment")["spec"]["selector"]["matchLabels"],
-            only(objects, "Service")["spec"]["selector"],
-            only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-            only(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-        ]
+    def test_selectors_match_the_pods_of_their_component_alone(self, objects: Objects) -> None:
+        labels = {name: t["metadata"]["labels"] for name, t in templates(objects).items()}
+        for item in objects:
+            for selector in _selectors(item):
+                matched = {
+                    name.split()[0] for name in labels if selector.items() <= labels[name].items()
+                }
+                assert matched == {component_of(item)}, item["metadata"]["name"]
 
-        for selector in selectors:
-            assert selector.items() <= labels.items()
-            assert not selector.items() <= only(objects, "Pod")["metadata"]["labels"].items()
+
+def _selectors(item: dict[str, Any]) -> list[dict[str, str]]:
+    """By which an object chooses its pods."""
+    spec = item.get("spec", {})
+    if item["kind"] == "Service":
+        return [spec["selector"]]
+    if item["kind"] == "NetworkPolicy":
+        return [spec["podSelector"]["matchLabels"]]
+    if item["kind"] in ("Deployment", "PodDisruptionBudget", "InferencePool", "PodMonitor"):
+        return [spec["selector"]["matchLabels"]]
+    return []
 
 
 class TestPolicy:
@@ -84,18 +114,39 @@ class TestPolicy:
             }
 
     def test_what_must_be_written_lies_on_volumes(self, objects: Objects) -> None:
-        spec = only(objects, "Deployment")["spec"]["template"]["spec"]
-        for container in spec.get("initContainers", []) + spec["containers"]:
-            writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
-            assert writable == {"/var/lib/modiste", "/tmp", "/dev/shm"}
+        for spec in pod_specs(objects):
+            for container in all_containers(spec):
+                mounts = [m for m in container["volumeMounts"] if not m.get("readOnly")]
+                writable = {m["mountPath"] for m in mounts}
+                assert writable <= {"/var/lib/modiste", "/tmp", "/dev/shm"}
+            for volume in spec["volumes"]:
+                assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": None}), volume["name"]
+        spec = pod(objects)
+        for container in all_containers(spec):
+            mounts = [m for m in container["volumeMounts"] if not m.get("readOnly")]
+            assert len(mounts) == 3
         memory = [v["emptyDir"] for v in spec["volumes"] if v["name"] == "shared-memory"]
         assert memory[0]["medium"] == "Memory"
         assert "sizeLimit" in memory[0]
 
+    def test_no_pod_reaches_into_its_node(self, objects: Objects) -> None:
+        allowed = {"configMap", "secret", "emptyDir", "persistentVolumeClaim", "ephemeral"}
+        for spec in pod_specs(objects):
+            assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+            for volume in spec["volumes"]:
+                assert volume.keys() - {"name"} <= allowed, volume["name"]
+            for container in all_containers(spec):
+                assert not any("hostPort" in port for port in container.get("ports", []))
+
+    def test_nothing_asks_for_rights_in_the_cluster(self, objects: Objects) -> None:
+        rights = {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
+
+        assert not rights & kinds(objects)
+
     def test_every_mount_has_its_volume(self, objects: Objects) -> None:
         for spec in pod_specs(objects):
             volumes = {v["name"] for v in spec["volumes"]}
-            for container in spec.get("initContainers", []) + spec["containers"]:
+            for container in all_containers(spec):
                 assert {m["name"] for m in container["volumeMounts"]} <= volumes
 
     def test_no_image_is_latest_or_without_a_tag(self, objects: Objects) -> None:
@@ -108,6 +159,13 @@ class TestPolicy:
         for container in containers(objects):
             for side in ("requests", "limits"):
                 assert {"cpu", "memory"} <= set(container["resources"][side])
+
+    def test_every_container_that_goes_on_has_all_three_probes(self, objects: Objects) -> None:
+        for name, template in templates(objects).items():
+            if name in WITHOUT_PROBES:
+                continue
+            for container in template["spec"]["containers"]:
+                assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
 
     def test_the_server_has_all_three_probes(self, objects: Objects) -> None:
         container = server(objects)
@@ -123,7 +181,9 @@ class TestPolicy:
         allowed_s = probe["periodSeconds"] * probe["failureThreshold"]
 
         assert allowed_s >= 1800
-        assert only(objects, "Deployment")["spec"]["progressDeadlineSeconds"] > allowed_s
+        if "LeaderWorkerSet" not in kinds(objects):
+            deployment = only(objects, "Deployment", "server")
+            assert deployment["spec"]["progressDeadlineSeconds"] > allowed_s
 
     def test_no_service_account_token_is_mounted(self, objects: Objects) -> None:
         for spec in pod_specs(objects):
@@ -138,7 +198,7 @@ class TestPolicy:
     @pytest.mark.parametrize("grace_s", [0, 30, 600])
     def test_the_pod_outlives_the_servers_drain(self, grace_s: int) -> None:
         objects = render({"settings": {"shutdown_grace_s": grace_s}, "preStopSeconds": 7})
-        spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+        spec = pod(objects)
 
         assert server(objects)["lifecycle"]["preStop"] == {"sleep": {"seconds": 7}}
         assert spec["terminationGracePeriodSeconds"] >= 7 + grace_s + 10

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from tests.helm.queries import ALERTS, DASHBOARD, RULES, named, queries
-from tests.helm.rendering import CHART, Objects, kinds, only, render, settings_file
+from tests.helm.rendering import CHART, kinds, only, render, server, settings_file, templates
 from tests.metrics import exported
 
 ROOT = CHART.parent
@@ -169,8 +169,21 @@ def test_every_alert_fires_when_it_should() -> None:
     promtool("test", "rules", str(cases))
 
 
-def test_nothing_of_this_is_made_unless_asked_for(objects: Objects) -> None:
-    assert not {"PrometheusRule", "ServiceMonitor"} & kinds(objects)
+def test_nothing_of_this_is_made_unless_asked_for() -> None:
+    assert not {"PrometheusRule", "ServiceMonitor", "PodMonitor"} & kinds(render())
+
+
+def test_pods_can_be_followed_in_place_of_the_service() -> None:
+    objects = render({"monitoring": {"operator": True, "monitor": "pod", "interval": "10s"}})
+    monitor = only(objects, "PodMonitor")["spec"]
+    labels = templates(objects)["server"]["metadata"]["labels"]
+
+    assert "ServiceMonitor" not in kinds(objects)
+    assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in server(objects)["ports"]}
+    assert (endpoint["path"], endpoint["interval"]) == ("/metrics", "10s")
+    assert endpoint["relabelings"][0]["replacement"] == "prod/modiste"
 
 
 def test_the_operator_gets_the_rules_and_the_service() -> None:

@@ -15,8 +15,11 @@ from tests.helm.rendering import (
     KEY,
     Objects,
     containers,
+    env,
     kinds,
+    of_kind,
     only,
+    pod,
     pod_annotations,
     render,
     server,
@@ -34,7 +37,10 @@ class TestSettings:
         assert settings.port == server(objects)["ports"][0]["containerPort"]
 
     def test_values_reach_the_file_with_their_types(self) -> None:
-        values = {"max_model_len": 1_048_576, "vllm_args": ["--seed", "0"], "shutdown_grace_s": 0}
+        values = {
+            "max_model_len": 1_048_576, "vllm_args": ["--seed", "0"], "shutdown_grace_s": 0,
+            "queue_wait_s": 2.5, "project_weights": {"search": 3},
+        }  # fmt: skip
 
         assert values.items() <= settings_file(render({"settings": values})).items()
 
@@ -59,13 +65,13 @@ class TestSettings:
 
     def test_the_base_is_added_before_it_is_served(self) -> None:
         objects = render({"base": {"source": "/models/tiny", "name": "tiny"}})
-        [init] = only(objects, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+        [init] = pod(objects)["initContainers"]
 
-        assert init["args"] == ["base", "add", "/models/tiny", "--name", "tiny"]
+        assert init["args"] == ["base", "add", "/models/tiny", "--name", "tiny", "--if-missing"]
         assert settings_file(objects)["base"] == "tiny"
 
     def test_no_source_means_no_init_container(self) -> None:
-        spec = only(render({"base": {"source": ""}}), "Deployment")["spec"]["template"]["spec"]
+        spec = pod(render({"base": {"source": ""}}))
 
         assert "initContainers" not in spec
 
@@ -125,7 +131,7 @@ class TestKeys:
 
     def test_a_secret_of_ones_own_is_mounted_and_none_is_made(self) -> None:
         objects = render({"auth": {"existingSecret": "callers", "secretKey": "keys"}})
-        volumes = only(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+        volumes = pod(objects)["volumes"]
         [keys] = [v["secret"] for v in volumes if v["name"] == "keys"]
 
         assert "Secret" not in kinds(objects)
@@ -150,15 +156,38 @@ class TestKeys:
 class TestDatabase:
     def test_its_address_comes_from_the_secret_to_server_and_init_container(self) -> None:
         objects = render({"database": {"existingSecret": "db", "secretKey": "uri"}})
-        [init] = only(objects, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+        [init] = pod(objects)["initContainers"]
 
         for container in (init, server(objects)):
-            env = {variable["name"]: variable for variable in container["env"]}
-            source = env["MODISTE_DATABASE_URL"]["valueFrom"]
+            source = env(container)["MODISTE_DATABASE_URL"]["valueFrom"]
             assert source == {"secretKeyRef": {"name": "db", "key": "uri"}}
 
     def test_without_a_secret_the_homes_own_is_used(self) -> None:
         assert "MODISTE_DATABASE_URL" not in {v["name"] for v in server(render())["env"]}
+        assert "Job" not in kinds(render())
+
+    def test_an_address_of_the_values_is_in_secrets_and_nowhere_else(self) -> None:
+        address = "postgresql://me:hunter2@db/modiste"
+        objects = render({"database": {"url": address}, "worker": {"enabled": True}})
+        secrets = [o for o in of_kind(objects, "Secret") if "database-url" in o["data"]]
+
+        for secret in secrets:
+            assert base64.b64decode(secret["data"]["database-url"]).decode() == address
+        names = {secret["metadata"]["name"] for secret in secrets}
+        for container in containers(objects):
+            source = env(container).get("MODISTE_DATABASE_URL")
+            assert source is None or source["valueFrom"]["secretKeyRef"]["name"] in names
+        assert "hunter2" not in json.dumps([o for o in objects if o["kind"] != "Secret"])
+
+    def test_a_changed_address_restarts_servers_and_workers(self) -> None:
+        for component in ("server", "worker"):
+            before, after = (
+                pod_annotations({"database": {"url": url}, "worker": {"enabled": True}}, component)[
+                    "checksum/database"
+                ]
+                for url in ("postgresql://db/a", "postgresql://db/b")
+            )
+            assert before != after
 
     @pytest.mark.parametrize(
         ("values", "together"),
@@ -179,7 +208,7 @@ class TestDatabase:
         self, values: dict[str, Any], together: bool
     ) -> None:
         objects = render({"replicas": 2, **values})
-        spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+        spec = pod(objects)
 
         assert ("affinity" in spec) == together
 

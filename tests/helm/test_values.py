@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from service.launch import FORBIDDEN_ARGUMENTS, FORBIDDEN_ENVIRONMENT
-from tests.helm.rendering import CHART, KEY, kinds, only, render, scenario, server
+from tests.helm.rendering import CHART, KEY, kinds, only, pod, render, scenario, server, templates
 
 
 class TestOptions:
     def test_gpus_are_limits_of_the_server_alone_and_pick_the_image(self) -> None:
         objects = render({"gpu": {"count": 2}})
-        [init] = only(objects, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+        [init] = pod(objects)["initContainers"]
 
         assert server(objects)["resources"]["limits"]["nvidia.com/gpu"] == 2
         assert "nvidia.com/gpu" not in init["resources"]["limits"]
@@ -41,7 +41,7 @@ class TestOptions:
         assert "PodDisruptionBudget" in kinds(render({"replicas": 2}))
 
     def test_replicas_share_a_node_since_they_share_sqlite(self) -> None:
-        spec = only(render({"replicas": 2}), "Deployment")["spec"]["template"]["spec"]
+        spec = pod(render({"replicas": 2}))
         [term] = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
 
         assert term["topologyKey"] == "kubernetes.io/hostname"
@@ -50,22 +50,34 @@ class TestOptions:
         assert not {"Ingress", "NetworkPolicy"} & kinds(render())
         assert {"Ingress", "NetworkPolicy"} <= kinds(render(scenario("secured")))
 
+    def test_metrics_and_probes_stay_behind_the_ingress(self) -> None:
+        def paths(**ingress: Any) -> list[str]:
+            values = {"ingress": {"enabled": True, "hosts": ["a", "b"], **ingress}}
+            rules = only(render(values), "Ingress")["spec"]["rules"]
+            return [path["path"] for rule in rules for path in rule["http"]["paths"]]
+
+        assert paths() == ["/v1", "/v1"]
+        assert paths(path="/") == ["/", "/"]
+
     def test_the_network_policy_lets_nothing_out(self) -> None:
         policy = only(render(scenario("secured")), "NetworkPolicy")["spec"]
 
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         assert policy["egress"] == []
 
-    def test_the_test_pod_passes_the_network_policy(self) -> None:
-        objects = render(scenario("secured"))
+    @pytest.mark.parametrize("component", ["test", "loadtest"])
+    def test_pods_that_ask_the_server_pass_the_network_policy(self, component: str) -> None:
+        values = {**scenario("secured"), "loadtest": {"enabled": True}}
+        objects = render(values)
         [rule] = only(objects, "NetworkPolicy")["spec"]["ingress"]
-        allowed = rule["from"][0]["podSelector"]["matchLabels"]
+        labels = templates(objects)[component]["metadata"]["labels"]
 
-        assert allowed.items() <= only(objects, "Pod")["metadata"]["labels"].items()
+        allowed = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in rule["from"]]
+        assert any(peer and peer.items() <= labels.items() for peer in allowed)
 
     def test_a_claim_of_ones_own_is_used_and_none_is_made(self) -> None:
         objects = render({"persistence": {"existingClaim": "mine"}})
-        volumes = only(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+        volumes = pod(objects)["volumes"]
 
         assert "PersistentVolumeClaim" not in kinds(objects)
         assert {"name": "home", "persistentVolumeClaim": {"claimName": "mine"}} in volumes

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -118,6 +119,23 @@ def test_a_trainer_that_does_not_stop_in_time_leaves_its_job_to_the_next_worker(
     worker.run()
     left = worker.jobs.find(job.id, "ours")
     assert (left.status, left.lost, left.worker) == ("queued", 0, None)
+
+
+def test_a_worker_shows_that_it_goes_on_until_it_is_stuck(tmp_path: Path) -> None:
+    alive, rounds = tmp_path / "alive", 0
+    worker = Worker(Registry.open(tmp_path / "home"), alive=alive)
+
+    def clean() -> None:  # once a round
+        nonlocal rounds
+        rounds += 1
+        assert time.time() - alive.stat().st_mtime < 5
+        os.utime(alive, (0, 0))
+        worker.ending = rounds == 2
+
+    worker._clean = clean  # type: ignore[method-assign]
+    worker.run()
+    assert rounds == 2
+    assert alive.stat().st_mtime == 0
 
 
 def test_a_job_whose_folder_another_trainer_holds_waits(

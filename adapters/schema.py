@@ -1,0 +1,77 @@
+"""Which tables a database has, and how they are brought up to date apart from a server's start."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+
+from adapters.connect import connect, open_database, reason
+from adapters.database import SCHEMA
+from adapters.database_url import shown
+from adapters.errors import StoreFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The state of a database.
+
+    Attributes:
+        database: its address, without the password.
+        found: revision of its tables; None: it has none.
+        wanted: that of this program.
+    """
+
+    database: str
+    found: str | None
+    wanted: str = SCHEMA
+
+    @property
+    def is_current(self) -> bool:
+        return self.found == self.wanted
+
+
+def look(url: URL) -> Schema:
+    """The state as it is; nothing is made.
+
+    Raises:
+        StoreFailed: the database can't be used.
+    """
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        return Schema(shown(url), None)  # opening it would make the file
+    with _told(url):
+        engine = connect(url)
+        try:
+            with engine.connect() as connection:
+                found = MigrationContext.configure(connection).get_current_revision()
+        finally:
+            engine.dispose()
+    return Schema(shown(url), found)
+
+
+def upgrade(url: URL) -> Schema:
+    """Make the tables, or bring them up to date; returns the state before.
+
+    Raises:
+        StoreFailed: the database can't be used, or its tables are those of a newer program.
+    """
+    before = look(url)
+    with _told(url):
+        open_database(url).dispose()
+    return before
+
+
+@contextmanager
+def _told(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, OSError) as error:
+        said = reason(error) if isinstance(error, DBAPIError) else str(error)
+        raise StoreFailed(
+            f"the database {shown(url)} can't be opened: {said}",
+            hint="check that it runs and lets this user in and make tables; "
+            "its address is database_url in modiste.yaml or MODISTE_DATABASE_URL",
+        ) from error
