@@ -123,7 +123,8 @@ def test_a_trainer_that_does_not_stop_in_time_leaves_its_job_to_the_next_worker(
 
 def test_a_worker_shows_that_it_goes_on_until_it_is_stuck(tmp_path: Path) -> None:
     alive, rounds = tmp_path / "alive", 0
-    worker = Worker(Registry.open(tmp_path / "home"), alive=alive)
+    worker = Worker(Registry.open(tmp_path / "home"))
+    worker.alive = alive
 
     def clean() -> None:  # once a round
         nonlocal rounds
