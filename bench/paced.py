@@ -1,15 +1,23 @@
-"""Chats that come at a steady rate, whatever the answers take: an open loop."""
+"""Chats that come at a steady rate, whatever the answers take: an open loop.
+
+They are sent by a process of their own: collecting the garbage of a benchmark that has imported
+torch stops all of its threads for a second.
+"""
 
 import asyncio
 import itertools
+import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
+
+from bench.lines import LineProcess
 
 DRAIN_S = 120.0
 
@@ -29,14 +37,15 @@ class Paced:
 @contextmanager
 def paced_chats(url: str, body: dict[str, Any], each_s: float) -> Iterator[Paced]:
     """Send a chat every so many seconds for as long as the block lasts, then await the last."""
-    found, ended = Paced(), threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(_send(url, body, each_s, found, ended)))
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
+    found = Paced()
+    with LineProcess("bench.paced") as process:
+        process.ask({"url": url, "body": body, "each_s": each_s})
+        try:
+            yield found
+        finally:
+            told = process.ask({})
+            found.ttft_s += told["ttft_s"]
+            found.failed += told["failed"]
 
 
 async def _send(
@@ -74,3 +83,21 @@ async def _ask(
         found.ttft_s.append(first)
     except httpx.HTTPError as error:
         found.failed.append(repr(error))
+
+
+def main() -> None:
+    """Begin at the first line of stdin, end at the second."""
+    asked = json.loads(sys.stdin.readline())
+    found, ended = Paced(), threading.Event()
+    sending = _send(asked["url"], asked["body"], asked["each_s"], found, ended)
+    thread = threading.Thread(target=lambda: asyncio.run(sending))
+    thread.start()
+    print("{}", flush=True)
+    sys.stdin.readline()
+    ended.set()
+    thread.join()
+    print(json.dumps(asdict(found)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -90,6 +90,8 @@ class Record:
     error_code: str | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
     """Of its answer, beside those of the route."""
+    on_enter: Callable[[], None] | None = None
+    """Called whenever a sequence of it enters the engine."""
     on_end: list[Callable[[], None]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     """As they ended."""

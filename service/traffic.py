@@ -41,6 +41,8 @@ class Traffic:
         Args:
             adapter: that answers it, by its name in the engine; None: the base.
         """
+        if record.on_enter is not None:
+            record.on_enter()
         if record.priority != PRIORITY_INTERACTIVE:
             return
         self.interactive += 1

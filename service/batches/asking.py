@@ -12,7 +12,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from service.batches.bench import Bench
-from service.batches.gate import Want
+from service.batches.gate import Turn, Want
 from service.batches.keeping import Keeping
 from service.batches.lines import Index
 from service.batches.results import OUTPUT, Teller
@@ -125,7 +125,7 @@ class Asking:
         model = index.names[index.models[at]] or self._batch.endpoint
         want = Want(self._batch.project, model, index.weights[at])
         while True:
-            answer = await self._bench.gate.run(want, lambda places: self._ask(want, body, places))
+            answer = await self._bench.gate.run(want, lambda turn: self._ask(want, body, turn))
             if answer is not None and (wait_s := _limited_s(answer)) is not None:
                 await asyncio.sleep(min(wait_s, LIMITED_S))  # however often: it is no failure
                 continue
@@ -135,13 +135,14 @@ class Asking:
             await asyncio.sleep(TRIES_S[min(tries, len(TRIES_S) - 1)])
             tries = min(tries + 1, len(TRIES_S))
 
-    async def _ask(self, want: Want, body: bytes, places: int) -> Answer | None:
+    async def _ask(self, want: Want, body: bytes, turn: Turn) -> Answer | None:
         """An answer; None: the engine let go of the request."""
         bench, batch = self._bench, self._batch
-        few = places < want.weight
+        few = turn.places < want.weight
         record = Record(
             uuid4().hex, batch.endpoint, project=batch.project, caller=batch.caller,
-            priority=PRIORITY_BATCH, sequences=asyncio.Semaphore(places) if few else None,
+            priority=PRIORITY_BATCH, on_enter=turn.entered,
+            sequences=asyncio.Semaphore(turn.places) if few else None,
         )  # fmt: skip
         await self._unless_ending()
         answer = await bench.ask(batch.endpoint, body, record)

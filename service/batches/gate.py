@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from time import monotonic
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ QUIET_S = 1.0
 """So long without a request that somebody waits for, and batches take all."""
 TURN_S = 10.0
 """So long a line waits for its adapter to have a slot, then lines of other adapters wait too."""
+STARTING = 1
+"""Lines on their way into the engine while somebody waits: many at once, and whoever comes waits in
+the event loop until all of them have been read, checked and tokenised."""
 _LOOK_S = 0.1
 
 T = TypeVar("T")
@@ -33,17 +37,25 @@ class Want:
     weight: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a line's work is told: its places, and whom to tell that it is in the engine."""
+
+    places: int
+    entered: Callable[[], None]
+
+
 class _Line:
     """One that waits or runs."""
 
-    __slots__ = ("displaced", "number", "since", "taken", "task", "turn", "want")
+    __slots__ = ("displaced", "number", "since", "starting", "taken", "task", "turn", "want")
 
     def __init__(self, want: Want, number: int) -> None:
         self.want, self.number = want, number
         self.turn: asyncio.Future[None] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.taken = 0
-        self.displaced = False
+        self.displaced = self.starting = False
         self.since = monotonic()
 
 
@@ -73,8 +85,12 @@ class Gate:
         traffic.on_arrival.append(self._make_room)
 
     @property
+    def _quiet(self) -> bool:
+        return self._traffic.quiet_s() > QUIET_S
+
+    @property
     def places(self) -> int:
-        return self._alone if self._traffic.quiet_s() > QUIET_S else self._beside
+        return self._alone if self._quiet else self._beside
 
     @property
     def most(self) -> int:
@@ -90,15 +106,16 @@ class Gate:
         """What answered a model's line, by its name in the engine; None: the base."""
         self._adapters[model] = adapter
 
-    async def run(self, want: Want, work: Callable[[int], Coroutine[Any, Any, T]]) -> T:
-        """Do a line's work in its places; it is told how many they are.
+    async def run(self, want: Want, work: Callable[[Turn], Coroutine[Any, Any, T]]) -> T:
+        """Do a line's work in its places.
 
         It is cancelled when somebody comes who needs them, and done again later.
         """
         line = _Line(want, next(self._numbers))
         while True:
             await self._enter(line)
-            line.task = asyncio.create_task(work(line.taken))
+            turn = Turn(line.taken, partial(self._entered, line))
+            line.task = asyncio.create_task(work(turn))
             try:
                 await asyncio.wait({line.task})
             finally:
@@ -135,7 +152,13 @@ class Gate:
                 self._remove(line)
             raise
 
+    def _entered(self, line: _Line) -> None:
+        if line.starting:
+            line.starting = False
+            self._admit()
+
     def _leave(self, line: _Line) -> None:
+        line.starting = False
         self._running.remove(line)
         self._admit()
 
@@ -149,13 +172,15 @@ class Gate:
         while (line := self._next()) is not None:
             self._remove(line)
             self._running.append(line)
-            line.taken = min(line.want.weight, self.places)
+            line.taken, line.starting = min(line.want.weight, self.places), True
             if line.turn is not None and not line.turn.done():
                 line.turn.set_result(None)
 
     def _next(self) -> _Line | None:
         """The line whose turn it is, if it has room."""
         if not self._waiting:
+            return None
+        if not self._quiet and sum(line.starting for line in self._running) >= STARTING:
             return None
         busy = Counter[str]()
         for line in self._running:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.batches import gate as module
-from service.batches.gate import Gate, Want
+from service.batches.gate import Gate, Turn, Want
 from service.batches.runner import gate_places
 from service.record import PRIORITY_BATCH, Record
 from service.traffic import Traffic
@@ -23,6 +23,7 @@ class Lines:
     Attributes:
         began: names in the order in which they got a place, once more after a displacement.
         running: names of those in the engine.
+        slow: names of those that never get there.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -30,6 +31,7 @@ class Lines:
         self.began: list[str] = []
         self.running = Counter[str]()
         self.places: dict[str, int] = {}
+        self.slow = ""
         self.tasks: dict[str, asyncio.Task[str]] = {}
         self._ends: dict[str, asyncio.Event] = {}
 
@@ -37,13 +39,15 @@ class Lines:
         for name in names:
             self._ends[name] = asyncio.Event()
             self.tasks[name] = asyncio.create_task(
-                self.gate.run(want, lambda places, name=name: self._work(name, places))  # type: ignore[misc]
+                self.gate.run(want, lambda turn, name=name: self._work(name, turn))  # type: ignore[misc]
             )
 
-    async def _work(self, name: str, places: int) -> str:
+    async def _work(self, name: str, turn: Turn) -> str:
         self.began.append(name)
-        self.places[name] = places
+        self.places[name] = turn.places
         self.running[name] += 1
+        if name not in self.slow:
+            turn.entered()
         try:
             await self._ends[name].wait()
         finally:
@@ -121,6 +125,29 @@ def test_few_lines_beside_others_and_all_once_it_is_quiet() -> None:
                     break
             assert found.now == "abcd"
             following.cancel()
+
+    at_gate(go())
+
+
+def test_beside_others_lines_set_out_one_by_one() -> None:
+    async def go() -> None:
+        traffic = Traffic()
+        async with lines(8, 6, traffic=traffic) as found:
+            found.slow = "abx"
+            traffic.enter(WAITED_FOR)
+            found.add("abcdef")
+            await settle()
+            assert found.began == ["a"]  # the others wait until it is in the engine
+            await found.end("a")  # or was refused on the way
+            assert found.began == ["a", "b"]
+            found.tasks["b"].cancel()
+            await settle()
+            assert found.now == "cdef"
+            traffic.leave(WAITED_FOR)
+            traffic._last = float("-inf")  # long ago
+            found.add("xyz")
+            await settle()
+            assert found.now == "cdefxyz"
 
     at_gate(go())
 
