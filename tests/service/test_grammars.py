@@ -122,10 +122,9 @@ def test_what_can_not_be_compiled_is_told(bench: Bench, kind: Kind, text: str) -
     assert (caught.value.code, caught.value.param) == ("invalid_value", "field")
 
 
-@pytest.mark.parametrize("text", ["root ::= root", 'root ::= "a" end\nend ::= end'])
-def test_a_grammar_that_no_text_fits_is_refused(bench: Bench, text: str) -> None:
+def test_a_grammar_that_no_text_fits_is_refused(bench: Bench) -> None:
     with pytest.raises(BadRequest, match="there is no text that fits it") as caught:
-        bench.check("grammar", text)
+        bench.check("grammar", "root ::= root")
     assert (caught.value.code, caught.value.param) == ("invalid_value", "field")
 
 
