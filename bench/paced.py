@@ -19,7 +19,10 @@ class Paced:
     """What came so far; read it after the block."""
 
     ttft_s: list[float] = field(default_factory=list)
-    """To the first piece of text, from the moment at which the request was due."""
+    """To the first event, from the moment at which the request was due.
+
+    vLLM sends it when the engine's first token comes; the first text may need several tokens.
+    """
     failed: list[str] = field(default_factory=list)
 
 
@@ -64,10 +67,10 @@ async def _ask(
             answer.raise_for_status()
             first = None
             async for line in answer.aiter_lines():
-                if first is None and '"content":"' in line and '"content":""' not in line:
+                if first is None and line.startswith("data: {"):
                     first = time.perf_counter() - due
         if first is None:
-            raise httpx.RemoteProtocolError("a stream without text")
+            raise httpx.RemoteProtocolError("a stream without an event")
         found.ttft_s.append(first)
     except httpx.HTTPError as error:
         found.failed.append(repr(error))

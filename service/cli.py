@@ -111,7 +111,7 @@ def serve(
         capacity = launch.planned(settings, registry, model)
         print(json.dumps(launch.vllm_arguments(settings, model, capacity)))
     elif show is Shown.ENV:
-        print(json.dumps(launch.vllm_environment(settings)))
+        print(json.dumps(launch.vllm_environment(settings, registry.base(settings.base))))
     else:
         launch.serve(settings, registry)
 

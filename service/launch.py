@@ -36,6 +36,10 @@ STRUCTURE = "--structured-outputs-config"
 COMPILED_PRODUCTS = 256
 """That oneDNN keeps; vLLM keeps 32 for each shape of weights beside them."""
 
+FEW_CORES = 2
+TINY = 20_000_000
+"""Parameters: a step of so small a model is shorter than its threads' waits for each other."""
+
 FORBIDDEN_ENVIRONMENT = {
     "VLLM_SKIP_MODEL_NAME_VALIDATION": "any model name would be answered by the base",
     "VLLM_SERVER_DEV_MODE": "it opens routes that control the engine",
@@ -107,7 +111,7 @@ def planned(settings: Settings, registry: Registry, base: Base) -> Capacity:
     return plan_capacity(settings, registry, base, device_bytes(cpu=on_cpu()))
 
 
-def vllm_environment(settings: Settings) -> dict[str, str]:
+def vllm_environment(settings: Settings, base: Base) -> dict[str, str]:
     """Environment that the server needs; what the operator set himself stays."""
     plugins = [name for name in os.environ.get("VLLM_PLUGINS", "").split(",") if name]
     wanted = {
@@ -127,13 +131,20 @@ def vllm_environment(settings: Settings) -> dict[str, str]:
         gib = memory_bytes() // 2**30
         space = settings.kv_cache_gib
         wanted["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, min(4, gib // 6)) if space is None else space)
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) <= 2:
-            # vLLM would keep a core free for the front end, which is idle most of the time
-            wanted["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+        wanted |= _threads(base, sorted(os.sched_getaffinity(0)))
     environment = {name: os.environ.get(name, value) for name, value in wanted.items()}
     environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*plugins, "modiste"]))
     return environment
+
+
+def _threads(base: Base, cores: list[int]) -> dict[str, str]:
+    """How the engine's threads share few cores with the front end."""
+    if len(cores) > FEW_CORES:
+        return {}
+    if base.parameters < TINY:
+        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    # vLLM would keep a core free for the front end, which is idle most of the time
+    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
 
 
 def problems(settings: Settings, base: Base, *, keys: bool) -> list[str]:
@@ -237,7 +248,7 @@ def serve(settings: Settings, registry: Registry) -> None:
     found = problems(settings, base, keys=authenticator.asks_for_keys)
     if found := found + _home_problems(registry.home):
         raise SettingsError(found)
-    os.environ.update(vllm_environment(settings))
+    os.environ.update(vllm_environment(settings, base))
     os.environ.update(logs.vllm_environment(settings.log_format))
     _run(settings, registry, base, authenticator, environment)
 

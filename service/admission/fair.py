@@ -8,7 +8,7 @@ is done level by level, as in hierarchical fair queueing (Bennett and Zhang, 199
 happens within a project doesn't change its share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from itertools import count, pairwise
 from typing import Generic, TypeVar
@@ -87,26 +87,33 @@ class FairQueue(Generic[T]):
                 heappush(parent.heap, (flow.counter, next(self._ties), flow))
         flows[-1].backlog += cost
 
-    def peek(self) -> tuple[T, int] | None:
-        """The item whose turn it is, with its cost; None when nothing is queued."""
-        if not self._paths:
-            return None
-        flow = self._root
-        while not flow.items:
-            flow = self._first(flow)
-        return next(iter(flow.items.items()))
+    def peek(self) -> T | None:
+        """The item whose turn it is; None when nothing is queued."""
+        return self._first_of(self._root) if self._paths else None
+
+    def peek_past(self, path: Path) -> Iterator[T]:
+        """The items whose turn it would be without those of a flow, sibling by sibling."""
+        parent = self._flow(path[:-1])
+        if parent is not None:
+            for key, flow in sorted(parent.children.items(), key=lambda pair: pair[1].counter):
+                if flow.queued and key != path[-1]:
+                    yield self._first_of(flow)
 
     def pop(self) -> T:
         """Take the item whose turn it is, and count its cost. Raises IndexError when empty."""
-        first = self.peek()
-        if first is None:
+        item = self.peek()
+        if item is None:
             raise IndexError("nothing is queued")
-        item, cost = first
+        self.take(item)
+        return item
+
+    def take(self, item: T) -> None:
+        """Take an item, out of turn maybe, and count its cost. Raises KeyError: it isn't queued."""
+        cost = self._flows(self._paths[item])[-1].items[item]
         flows = self._take(item)
         for parent, flow in pairwise(flows):
             parent.clock = max(parent.clock, flow.counter)
             self._count(parent, flow, cost)
-        return item
 
     def remove(self, item: T) -> None:
         """Take an item out of turn; it costs nothing. Raises KeyError: it is not queued."""
@@ -178,6 +185,11 @@ class FairQueue(Generic[T]):
                 parent.children[key] = flow
             flows.append(flow)
         return flows
+
+    def _first_of(self, flow: "_Flow[T]") -> T:
+        while not flow.items:
+            flow = self._first(flow)
+        return next(iter(flow.items))
 
     def _first(self, parent: "_Flow[T]") -> "_Flow[T]":
         while True:

@@ -13,6 +13,7 @@ from time import monotonic
 
 from service.admission.fair import FairQueue, Path
 from service.admission.pace import Forecast, Pace
+from service.admission.presence import Presence
 from service.admission.room import Room, Step
 from service.admission.ticket import ENDED, STARTED, Ticket, Want
 from service.errors import Overloaded
@@ -60,6 +61,7 @@ class Admission:
         self._clock = clock
         self.pace, self.forecast = Pace(), Forecast()
         self._queue: FairQueue[Ticket] = FairQueue(self._weight)
+        self._presence = Presence(self._weight)
         self._bounded = self._bounded_tokens = 0
         """What waits without the server's own."""
         self._look: asyncio.TimerHandle | None = None
@@ -82,7 +84,8 @@ class Admission:
         ticket = Ticket(self, record, want, wait_s)
         record.ticket = ticket
         now = ticket.since = self._clock()
-        if not self._queue and self.room.fits(ticket.reserve, now):
+        self._presence.see(ticket.path[:2], now)
+        if not self._queue and self._has_room(ticket, now):
             self._queue.push(ticket.path, ticket, ticket.cost)
             self._start(self._queue.pop(), now)
             return
@@ -108,6 +111,7 @@ class Admission:
         if not more:
             return False
         self.room.take(more, tokens)
+        self._presence.hold(ticket.path[:2], more)
         self._metrics.running.inc(more)
         return True
 
@@ -191,18 +195,39 @@ class Admission:
     def _pump(self) -> None:
         """Let in whoever's turn it is, while there is room."""
         now = self._clock()
-        while (first := self._queue.peek()) is not None:
-            ticket = first[0]
+        while (ticket := self._queue.peek()) is not None:
             if ticket.turn is not None and ticket.turn.cancelled():
                 self._drop(ticket)  # its record may have ended already, and would end no more
-            elif self.room.fits(ticket.reserve, now):
-                self._queue.pop()
-                self._count(ticket, -1)
-                self._start(ticket, now)
-            else:
-                break
+                continue
+            if not self._has_room(ticket, now):
+                if not self.room.fits(ticket.reserve, now):
+                    break
+                ticket = self._other(ticket, now)
+                if ticket is None:
+                    break
+            self._queue.take(ticket)
+            self._count(ticket, -1)
+            self._start(ticket, now)
         if self._queue and self._look is None:
             self._look = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
+
+    def _other(self, ticket: Ticket, now: float) -> Ticket | None:
+        """One of another project, for which a place was kept that this one may not have."""
+        for other in self._queue.peek_past(ticket.path[:2]):
+            gone = other.turn is not None and other.turn.cancelled()
+            if not gone and self._has_room(other, now):
+                return other
+        return None
+
+    def _has_room(self, ticket: Ticket, now: float) -> bool:
+        """Whether a request may start; some of the last places may be kept for others."""
+        room = self.room
+        if not room.fits(ticket.reserve, now):
+            return False
+        kept = self._presence.kept_from(
+            ticket.path[:2], ticket.places, room.at_once, self._queue.backlog_of
+        )
+        return not kept or room.running < room.at_once - kept
 
     def _count(self, ticket: Ticket, more: int) -> None:
         self._metrics.queued.inc(more)

@@ -90,7 +90,8 @@ def test_a_baked_checkpoint_is_served_by_vllm_alone(server: Running, tmp_path: P
     done = subprocess.run(
         [sys.executable, str(tmp_path / "serve.py"), *arguments],
         env={
-            **os.environ, **vllm_environment(Settings()), "VLLM_PLUGINS": "",  # nothing of ours
+            **os.environ, **vllm_environment(Settings(), server.base),
+            "VLLM_PLUGINS": "",  # nothing of ours
             "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         },
         timeout=280, capture_output=True, text=True, check=False,

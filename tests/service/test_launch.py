@@ -125,14 +125,35 @@ def test_the_compiler_of_grammars_is_chosen_unless_the_operator_does(
     arguments = launch.vllm_arguments(settings, base, capacity.Capacity(16, 3, 7))
 
     assert ("xgrammar" in arguments) == ours
-    limit = launch.vllm_environment(settings).get("VLLM_REGEX_COMPILATION_TIMEOUT_S")
+    limit = launch.vllm_environment(settings, base).get("VLLM_REGEX_COMPILATION_TIMEOUT_S")
     assert limit == ("24" if ours else None)
 
 
-def test_other_plugins_of_vllm_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_plugins_of_vllm_stay_on(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "theirs")
 
-    assert launch.vllm_environment(Settings())["VLLM_PLUGINS"] == "theirs,modiste"
+    assert launch.vllm_environment(Settings(), base)["VLLM_PLUGINS"] == "theirs,modiste"
+
+
+@pytest.mark.parametrize(
+    ("cores", "parameters", "bind", "threads"),
+    [
+        ({0, 1}, 135_000_000, "0,1", None), ({0, 1}, 100_000, "nobind", "1"),
+        ({3}, 135_000_000, "3", None), ({0, 1, 2, 3}, 100_000, None, None),
+    ],
+)  # fmt: skip
+def test_on_few_cores_a_tiny_model_has_one_thread_and_others_all(
+    base: Base, monkeypatch: pytest.MonkeyPatch, cores: set[int], parameters: int,
+    bind: str | None, threads: str | None,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: cores)
+    for name in ("VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+    told = launch.vllm_environment(Settings(), base.model_copy(update={"parameters": parameters}))
+
+    assert told.get("VLLM_CPU_OMP_THREADS_BIND") == bind
+    assert told.get("OMP_NUM_THREADS") == threads
 
 
 def test_the_command_promotes_and_shows(tmp_path: Path) -> None:

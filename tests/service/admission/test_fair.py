@@ -42,9 +42,20 @@ class Queue(RuleBasedStateMachine):
     def serve(self) -> None:
         shown = self.queue.peek()
         taken = self.queue.pop()
-        assert shown == (taken, self.waiting[taken][1])
+        assert shown == taken
         path, _ = self.waiting.pop(taken)
         assert all(taken < other for other, (its, _) in self.waiting.items() if its == path)
+
+    @precondition(lambda self: self.waiting)
+    @rule(project=st.sampled_from(PROJECTS))
+    def serve_another(self, project: str) -> None:
+        others = list(self.queue.peek_past((project,)))
+        projects = [self.waiting[item][0][0] for item in others]
+        waiting = {its[0] for its, _ in self.waiting.values()}
+        assert sorted(projects) == sorted(waiting - {project})
+        if others:
+            self.queue.take(others[0])
+            del self.waiting[others[0]]
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.admission.pace import Size
+from service.admission.presence import LATELY_S
 from service.admission.room import Step
 from service.admission.ticket import Want
 from service.record import PRIORITY_BATCH, Record
@@ -56,6 +57,44 @@ async def flooded(busy: Busy, seconds: float) -> "asyncio.Task[Any]":
     task = asyncio.create_task(flood())
     await asyncio.sleep(10)
     return task
+
+
+def test_a_place_is_kept_for_a_project_that_was_there_lately() -> None:
+    async def work() -> None:
+        busy = Busy(sequences=4)
+        await busy.ask("light")
+        flood = asyncio.create_task(busy.arrive(90, project="flood"))
+        for _ in range(8):
+            await asyncio.sleep(2.3)  # within the second that all places of the flood take
+            assert (await busy.ask("light")).queued_s == 0
+        assert busy.most_at_once == 4
+        assert 29 <= max(waits(await flood)) <= 30  # three places were the flood's
+        assert busy.is_idle()
+
+    run(work)
+
+
+def test_no_place_stays_empty_for_one_who_has_not_been_there_for_long() -> None:
+    async def work() -> None:
+        busy = Busy(sequences=4)
+        await busy.ask("light")
+        await asyncio.sleep(2 * LATELY_S)
+        records = await busy.arrive(40, project="flood")
+        assert max(waits(records)) == 9
+
+    run(work)
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 2.0}, {"a": 9.0}])
+def test_no_place_stays_empty_while_all_wait(weights: dict[str, float]) -> None:
+    async def work() -> None:
+        busy = Busy(sequences=8, weights=weights)
+        began = now()
+        asked = [busy.arrive(40, project="a"), busy.arrive(40, project="b")]
+        await asyncio.gather(*asked)
+        assert now() - began <= 11  # ten seconds' work, and the last of one project alone
+
+    run(work)
 
 
 def test_one_that_would_wait_too_long_is_refused_at_once() -> None:
