@@ -8,7 +8,6 @@ requests that were let in have their answers.
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any
+
+import psutil
 
 logger = logging.getLogger("modiste.ending")
 
@@ -171,8 +172,13 @@ def _end_before_ready(number: int, _: object) -> None:
 
 
 def leave_at_once(code: int, why: str) -> None:
-    """End this process and the engine. A worker is told by the kernel, and gives its jobs back."""
+    """End this process and the engine's, which would notice only once they have imported or loaded
+    what they are at. A worker has a session of its own: the kernel tells it, and it gives its jobs
+    back."""
     logger.error("%s: ends at once", why)
-    for process in multiprocessing.active_children():
-        process.kill()
+    session = os.getsid(0)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session:
+                process.kill()
     os._exit(code)

@@ -199,6 +199,7 @@ def _follow(compiled: Any, info: Any, step_s: float) -> None:
 
     Raises:
         Slow: one took too long, or all of them a quarter of that each.
+        ValueError: none is allowed, not even the end.
     """
     import numpy as np
     import xgrammar
@@ -213,7 +214,10 @@ def _follow(compiled: Any, info: Any, step_s: float) -> None:
             matcher.fill_next_token_bitmask(mask)
             taken = time.process_time() - begun
             bits = np.unpackbits(mask[0].numpy().view(np.uint8), bitorder="little")
-            allowed = np.setdiff1d(np.flatnonzero(bits[: info.vocab_size]), stops)
+            allowed = np.flatnonzero(bits[: info.vocab_size])
+            if not allowed.size:  # the engine would take any token, and fail
+                raise ValueError("there is no text that fits it, or only one without an end")
+            allowed = np.setdiff1d(allowed, stops)
             if not allowed.size:
                 break
             if not (repeating and token in allowed):

@@ -33,11 +33,12 @@ INSPECTOR = "service.inspector.Inspector"
 
 STRUCTURE = "--structured-outputs-config"
 
+COMPILED_PRODUCTS = 256
+"""That oneDNN keeps; vLLM keeps 32 for each shape of weights beside them."""
+
 FEW_CORES = 2
 TINY = 20_000_000
 """Parameters: a step of so small a model is shorter than its threads' waits for each other."""
-COMPILED_PRODUCTS = 256
-"""That oneDNN keeps; vLLM keeps 32 for each shape of weights beside them."""
 
 FORBIDDEN_ENVIRONMENT = {
     "VLLM_SKIP_MODEL_NAME_VALIDATION": "any model name would be answered by the base",

@@ -149,11 +149,17 @@ def test_a_signal_while_the_server_starts_ends_it_with_all_that_it_began(
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code = process.wait(60)
-    assert time.monotonic() - began < 5
-    until(lambda: not session_processes(process.pid))
+    assert time.monotonic() - began < 15  # a step of an import can't be interrupted
+    time.sleep(1)
+    assert session_processes(process.pid) == []
     said = (home / "serve.log").read_text()
-    assert code == 143 or "Application startup complete" in said
-    assert "SIGTERM came before the server was ready" in said or code == 0
+    if code == -signal.SIGTERM:  # before the command had read its own modules
+        assert said == ""
+    elif code == 0:  # when it was ready
+        assert "Application startup complete" in said
+    else:
+        assert code == 143
+        assert said.endswith("SIGTERM came before the server was ready: ends at once\n")
     assert "Traceback" not in said
 
 

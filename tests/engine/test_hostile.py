@@ -112,6 +112,11 @@ def test_a_schema_is_still_kept_to(server: Running) -> None:
         ("chat/completions", {"messages": 5}, "messages"),
         ("completions", {"structured_outputs": "x"}, "structured_outputs"),
         ("responses", {"tools": 3}, "tools"),
+        (
+            "responses",
+            {"structured_outputs": {"grammar": "root ::= root"}},
+            "structured_outputs.grammar",
+        ),
         ("responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
     ],
 )

@@ -122,6 +122,12 @@ def test_what_can_not_be_compiled_is_told(bench: Bench, kind: Kind, text: str) -
     assert (caught.value.code, caught.value.param) == ("invalid_value", "field")
 
 
+def test_a_grammar_that_no_text_fits_is_refused(bench: Bench) -> None:
+    with pytest.raises(BadRequest, match="there is no text that fits it") as caught:
+        bench.check("grammar", "root ::= root")
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "field")
+
+
 @pytest.mark.parametrize("depth", [1000, 30_000])
 def test_no_nesting_ends_more_than_its_own_trial(bench: Bench, depth: int) -> None:
     for kind, text in (("regex", "(" * depth + "a" + ")" * depth),
