@@ -20,7 +20,7 @@ labels: [positive, neutral, negative]
 prompt_words: [3, 20]
 list_size: 3
 max_tokens: 4
-seed: 3
+seed: 10
 beside:
   batches: {lines: 5}
   promotions: {adapter: one, versions: [1, 1], every_s: 1}
