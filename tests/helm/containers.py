@@ -70,7 +70,7 @@ class Builder:
         if certificates.is_file():
             shutil.copy(certificates, root / "etc/ssl/certs/ca-certificates.crt")
         (root / "etc/uv").mkdir()
-        (root / "etc/uv/uv.toml").write_text("native-tls = true\n" + self._index())
+        (root / "etc/uv/uv.toml").write_text("system-certs = true\n" + self._index())
         container = self.buildah("from", "scratch")
         self.buildah("add", "--quiet", container, str(root), "/")
         self.buildah("commit", "--quiet", "--rm", container, BASE)
@@ -138,7 +138,10 @@ class Container:
 
     @property
     def _crun(self) -> list[str]:
-        return ["crun", "--cgroup-manager=disabled", f"--root={self.bundle}/state"]
+        """crun without control groups, whose hybrid form it refuses even where it needs none."""
+        hidden = 'mount -t tmpfs none /sys/fs/cgroup && exec crun "$@"'
+        crun = ["unshare", "--mount", "sh", "-c", hidden, "crun"]
+        return [*crun, "--cgroup-manager=disabled", f"--root={self.bundle}/state"]
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.bundle.mkdir(exist_ok=True)
