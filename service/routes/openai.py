@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from service.admission.entry import admit_openai
+from service.body import JsonRoute
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -20,7 +21,7 @@ from service.guard import guarded
 from service.models import Models
 from service.record import PRIORITY_INTERACTIVE, current_record
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 _ERROR = 'data: {"error":'

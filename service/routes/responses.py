@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.body import json_body
+from service.body import JsonRoute, json_body
 from service.engine import ErrorResponse, ResponsesRequest, with_cancellation
 from service.errors import BadRequest, ServiceError, from_service, from_unexpected
 from service.fields import RESPONSES
 from service.guard import guarded
 from service.routes.openai import prepare, streamed, vllm_error
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 TOOLS = frozenset({"function", "custom", "namespace"})
 """Those that the caller runs; all others would be run here."""
