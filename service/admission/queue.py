@@ -83,8 +83,8 @@ class Admission:
         record.ticket = ticket
         now = ticket.since = self._clock()
         if not self._queue and self.room.fits(ticket.reserve, now):
-            self._queue.push(ticket.path, ticket, ticket.cost)
-            self._start(self._queue.pop(), now)
+            self._queue.charge(ticket.path, ticket.cost)
+            self._start(ticket, now)
             return
         if not want.own:
             self._check(ticket)

@@ -73,7 +73,7 @@ class Ahead:
                 or stock.tokens < asked.tokens
             ):
                 return None
-            if any(one.limits.concurrent is not None for one in asked.subjects):
+            if _hold_places(asked.subjects):
                 if not stock.places:
                     return None
                 asked = replace(asked, request=stock.places.pop()[0])
@@ -93,7 +93,7 @@ class Ahead:
         """For how many requests like this one the database should be asked, itself included."""
         with self._lock:
             stock = self._stocks.get(asked.subjects)
-            if stock is None:
+            if stock is None or not stock.seen:
                 return 1
             return max(1, min(MOST, *(_spare(one, asked.tokens) for one in stock.seen)))
 
@@ -116,27 +116,30 @@ class Ahead:
             stock.ends = began + outcome.second + 1 - outcome.now
             stock.requests += asked.count - 1
             stock.tokens += (asked.count - 1) * asked.tokens
-            stock.places += [(name, stock.used) for name in asked.places()[1:]]
+            if _hold_places(asked.subjects):
+                stock.places += [(name, stock.used) for name in asked.places()[1:]]
 
     def settle(self, asked: Take, second: int, tokens: int, *, counts: bool) -> None:
         """A request that was let in from here has ended; its place is for another one."""
         with self._lock:
             self._correct(asked, second, 0 if counts else -1, tokens - asked.tokens)
-            stock = self._stocks.setdefault(asked.subjects, _Stock([]))
-            stock.places.append((asked.request, self._clock()))
+            if _hold_places(asked.subjects):
+                stock = self._stocks.setdefault(asked.subjects, _Stock([]))
+                stock.places.append((asked.request, self._clock()))
 
-    def sweep(self) -> Returned:
-        """What is to be given back by now."""
+    def sweep(self, *, last: bool = False) -> Returned:
+        """What is to be given back by now; all of it, where it is the last time."""
         with self._lock:
             now = self._clock()
             places: list[Take] = []
             for subjects, stock in list(self._stocks.items()):
-                if now >= stock.ends:
+                if last or now >= stock.ends:
                     self._end_second(subjects, stock)
-                idle = [name for name, since in stock.places if now - since >= IDLE_S]
-                stock.places = [(name, at) for name, at in stock.places if now - at < IDLE_S]
-                places += [Take(name, "", subjects) for name in idle]
-                if now - stock.used > FORGET_S and not stock.places:
+                kept = [(name, at) for name, at in stock.places if not last and now - at < IDLE_S]
+                gone = stock.places[: len(stock.places) - len(kept)]  # the oldest lie first
+                places += [Take(name, "", subjects) for name, _ in gone]
+                stock.places = kept
+                if now - stock.used > FORGET_S and not kept:
                     del self._stocks[subjects]
             return Returned(self._corrections(), places)
 
@@ -171,6 +174,10 @@ class Ahead:
             Correction(subject, second, requests, tokens)
             for (subject, second), (requests, tokens) in owed.items()
         ]
+
+
+def _hold_places(subjects: Subjects) -> bool:
+    return any(one.limits.concurrent is not None for one in subjects)
 
 
 def _whole(one: Seen) -> Seen:

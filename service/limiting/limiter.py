@@ -275,6 +275,7 @@ class Limiter:
 
     def _leave(self) -> None:
         try:
+            self._shared.give_back(self._ahead.sweep(last=True))
             self._shared.leave()
         except AdapterError as error:
             logger.warning("places of requests run out by themselves: %s", error)

@@ -5,12 +5,15 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import trace
 from bench.client import LoadError
+from bench.harness import Report
 from bench.lists import LABELS, SCENARIOS
 from bench.shared import shareable
 from bench.whole import WholeClient, run_block
@@ -95,3 +98,33 @@ def test_no_prompt_shares_more_than_it_has_with_another(prompts: list[list[int]]
     assert found % 3 == 0
     assert found <= sum(len(prompt) - 1 for prompt in prompts[1:])
     assert shareable([*prompts, *prompts], block=3) >= 2 * found
+
+
+def outcome(at_s: float, late_ms: float, error: str | None = None) -> dict[str, object]:
+    """A line of what `modiste loadtest` writes."""
+    answer = {"error": error, "end_to_end_ms": 5.0}
+    return {"kind": "chat_stream", "arrived_s": at_s, "late_ms": late_ms, "answer": answer}
+
+
+def test_a_replay_that_was_sent_late_or_failed_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "mooncake.html").touch()
+    on_time = [outcome(number / 2, 1.0) for number in range(200)]
+    late = [*on_time[:-3], *(outcome(99.0, 60.0) for _ in range(3))]
+    slow = [*on_time, outcome(100.0, 2000.0), outcome(99.0, 1.0, "HTTP 503")]
+    verdicts = []
+    for outcomes in (on_time, late, slow):
+        report = Report("trace")
+        trace.claim(report, trace.read(1.0, holds=True, outcomes=outcomes, folder=tmp_path), "b")
+        verdicts.append([claim.holds for claim in report.claims])
+
+    assert verdicts == [
+        [True, True, True, True], [False, True, True, True], [True, False, False, True],
+    ]  # fmt: skip
+
+
+def test_the_trace_is_a_part_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    assert trace.parts() == {}
+    (tmp_path / trace.FILE.parent).mkdir()
+    (tmp_path / trace.FILE).touch()
+    assert list(trace.parts()) == ["trace"]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from service.limiting.ahead import IDLE_S, MOST, SHARE, Ahead
+from service.limiting.ahead import FORGET_S, IDLE_S, MOST, SHARE, Ahead
 from service.limiting.limits import Limits
 from service.limiting.standing import WINDOW_S, Outcome
 from service.limiting.windows import Subject, Take, Windows, in_memory
@@ -175,6 +175,33 @@ def test_what_is_asked_again_is_no_request(engine: Engine, clock: Clock) -> None
     server.sweep()
 
     assert sums(engine) == {(0, 0)}
+
+
+def test_a_request_may_outlast_what_is_remembered_of_its_caller(
+    engine: Engine, clock: Clock
+) -> None:
+    server, subjects = Server(engine, clock), subjects_of(MANY)
+    taken = [server.take(subjects, tokens=10) for _ in range(3)]
+    clock.now += FORGET_S + 5
+    server.sweep()
+    for one in taken:
+        server.end(one, 30)
+    server.end(server.take(subjects, tokens=10), 30)
+    clock.now += 2
+    server.sweep()
+
+    assert sums(engine) == {(4, 120)}
+    assert holds(engine) == 0
+
+
+def test_a_server_that_ends_leaves_nothing_behind(engine: Engine, clock: Clock) -> None:
+    server, subjects = Server(engine, clock), subjects_of(MANY)
+    for _ in range(5):
+        server.end(server.take(subjects, tokens=10), 7)
+    server.windows.give_back(server.ahead.sweep(last=True))
+
+    assert sums(engine) == {(5, 35)}
+    assert holds(engine) == 0
 
 
 def test_a_limit_that_changes_begins_anew(engine: Engine, clock: Clock) -> None:
