@@ -19,8 +19,8 @@ from adapters.prompt import ClassifyInput, TaskInput, TranslateInput, default_pr
 from adapters.registry import Registry
 from bench.client import LoadError
 from bench.harness import Report, at_least, bootstrap_interval, paired_order
-from bench.overhead import distinct_prompts
 from bench.servers import Server, free_port, running
+from bench.shared import plain_prompts
 from bench.tiny import launch
 from bench.whole import WholeClient
 from tests.made import add_tiny_base
@@ -75,7 +75,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     registry = Registry.open(folder / "home")
     add_tiny_base(registry)
     start = launch("lists", registry.home.root, free_port(), {"worker_jobs": 0})
-    texts = distinct_prompts()
+    texts = plain_prompts()
     with running([start], folder / "logs") as (server,), WholeClient() as client:
         for scenario in SCENARIOS:
             both = Both(client, server, scenario)

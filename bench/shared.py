@@ -57,8 +57,7 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
     draft = adapter_folder(base, recipe, made).model_copy(update={"prompt": template})
     registry.promote(registry.publish(made, draft).reference)
     renderer = Renderer(AutoTokenizer.from_pretrained(base.path))
-    # a translation that breaks a placeholder is tried again, on a prompt that is cached by then
-    texts = (text for text in distinct_prompts() if PLAIN.fullmatch(text))
+    texts = plain_prompts()
     start = launch("shared", registry.home.root, free_port(), {"worker_jobs": 0})
     with running([start], folder / "logs") as (server,), WholeClient() as client:
         for route, bodies, prompts in (
@@ -74,6 +73,11 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
             if read != (expected := sum(map(len, sent))):
                 raise LoadError(f"{route}: {read} tokens were read, not {expected}")
             _claim(report, route, cached, sent)
+
+
+def plain_prompts() -> Iterator[str]:
+    """Passages without placeholders: a translation that breaks one is tried four times more."""
+    return (text for text in distinct_prompts() if PLAIN.fullmatch(text))
 
 
 Asked = tuple[str, list[dict[str, Any]], list[list[int]]]
