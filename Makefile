@@ -9,7 +9,7 @@ SETUP := $(PYTHON) scripts/setup.py --device $(DEVICE)
 LOCK := $(UV) pip compile -q --generate-hashes --python-version 3.11 --python-platform linux
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow check format bench loadtest test-helm test-image audit lock clean
+.PHONY: help setup setup-dev demo test test-slow check format bench bench-check loadtest test-helm test-image audit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,11 @@ format: setup-dev ## let ruff format and repair what it can
 bench-%: setup-dev ## run one benchmark, for example bench-overhead (QUICK=1: short form)
 	@$(PY) -m bench $*
 
-bench: setup-dev ## run all benchmarks and rewrite docs/benchmarks.md
+bench: setup-dev ## run all benchmarks, rewrite docs/benchmarks.md, add to its history
 	@$(PY) -m bench --all
+
+bench-check: setup-dev ## fail when a ratio fell by more than its noise since earlier benchmarks
+	@$(PY) -m bench --check
 
 loadtest: setup ## load a running server: SCENARIO=chat HOST=http://… ARGS="--workers 2"
 	@.venv/bin/modiste loadtest $(if $(HOST),--host $(HOST)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)

@@ -1,30 +1,46 @@
-"""`python -m bench NAME [arguments]`, or `--all`: run benchmarks, then rewrite the docs' page.
+"""`python -m bench NAME [arguments]` runs a benchmark.
 
-Exit codes: 0 every claim holds, 1 one does not or a benchmark failed, 2 no such benchmark.
+`--all` runs all, `--record` adds what was measured last to the history and rewrites the docs' page,
+as `--all` does in the end; `--check` compares it with the history.
+
+Exit codes: 0 every claim holds, 1 one does not, a benchmark failed or a ratio fell, 2 no such
+benchmark.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 
-from bench import render
+from bench import history, render
 
-BENCHMARKS = ("overhead", "adapters", "finetune", "platform", "overload")
+BENCHMARKS = (
+    "overhead", "profile", "loadtests", "adapters", "finetune", "platform", "overload",
+)  # fmt: skip
 ON_PAPER = ("scaling",)
 """They measure nothing, and write a page of their own."""
+KNOWN = (*BENCHMARKS, *ON_PAPER)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one benchmark with its arguments, or all. Returns the exit code."""
-    if list(arguments) == ["--all"]:
-        codes = [_run([name]) for name in BENCHMARKS]
-        render.main()
-        return max(codes)
-    known = (*BENCHMARKS, *ON_PAPER)
-    if not arguments or arguments[0] not in known:
-        print(f"give --all or one of: {', '.join(known)}", file=sys.stderr)
-        return 2
-    return _run(arguments)
+    """Do what is asked for. Returns the exit code."""
+    match list(arguments):
+        case ["--all"]:
+            codes = [_run([name]) for name in BENCHMARKS]
+            return max(*codes, _record())
+        case ["--record"]:
+            return _record()
+        case ["--check"]:
+            return history.check()
+        case [name, *_] if name in KNOWN:
+            return _run(arguments)
+    told = f"give --all, --record, --check or one of: {', '.join(KNOWN)}"
+    print(told, file=sys.stderr)
+    return 2
+
+
+def _record() -> int:
+    print(f"{history.record()} reports added to {history.HISTORY}")
+    return render.main()
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +42,29 @@ class LoadClient(LineProcess):
     def __init__(self) -> None:
         super().__init__("bench.client")
 
-    def run(self, port: int, bodies: Sequence[dict[str, Any]], concurrency: int) -> Times:
+    def run(
+        self,
+        port: int,
+        bodies: Sequence[dict[str, Any]],
+        concurrency: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> Times:
         """Send all bodies, `concurrency` at a time. Raises LoadError."""
-        result = self.ask({"port": port, "bodies": list(bodies), "concurrency": concurrency})
+        question = {"port": port, "bodies": list(bodies), "concurrency": concurrency}
+        result = self.ask({**question, "headers": dict(headers or {})})
         if result is None or "error" in result:
             raise LoadError("the client's process ended" if result is None else result["error"])
         return Times(**result)
 
 
-async def run_block(port: int, bodies: Sequence[dict[str, Any]], concurrency: int) -> Times:
+async def run_block(
+    port: int,
+    bodies: Sequence[dict[str, Any]],
+    concurrency: int,
+    headers: Mapping[str, str],
+) -> Times:
     """Send all bodies over `concurrency` connections, opened before the clock starts."""
-    requests = [_request(port, body) for body in bodies]
+    requests = [_request(port, body, headers) for body in bodies]
     connections = [
         await asyncio.open_connection("127.0.0.1", port)
         for _ in range(min(concurrency, len(requests)))
@@ -77,10 +89,11 @@ async def run_block(port: int, bodies: Sequence[dict[str, Any]], concurrency: in
     return Times(wall_s, [ttft for ttft, _ in results], sum(tokens for _, tokens in results))
 
 
-def _request(port: int, body: dict[str, Any]) -> bytes:
+def _request(port: int, body: dict[str, Any], headers: Mapping[str, str]) -> bytes:
     payload = json.dumps(body).encode()
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}"
         f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
     )
     return head.encode() + payload

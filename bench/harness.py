@@ -9,6 +9,7 @@ import statistics
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Claim:
     bound: float
     unit: str
     holds: bool
+    interval: tuple[float, float] | None = None
+    """Of the value, 95 %; None where nothing tells how it spreads within a run."""
 
     def line(self) -> str:
         """For a terminal."""
@@ -34,15 +37,26 @@ class Claim:
         unit = f" {self.unit}" if self.unit else ""
         return f"{verdict}: {self.claim} {self.bound:g}{unit}: {self.value:.4g}{unit}"
 
+    def as_json(self) -> dict[str, Any]:
+        """Without an interval where there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
-def at_least(what: str, value: float, bound: float, unit: str = "") -> Claim:
+
+Interval = tuple[float, float]
+
+
+def at_least(
+    what: str, value: float, bound: float, unit: str = "", interval: Interval | None = None
+) -> Claim:
     """The claim that a value reaches its bound."""
-    return Claim(f"{what}, at least", value, bound, unit, holds=value >= bound)
+    return Claim(f"{what}, at least", value, bound, unit, value >= bound, interval)
 
 
-def at_most(what: str, value: float, bound: float, unit: str = "") -> Claim:
+def at_most(
+    what: str, value: float, bound: float, unit: str = "", interval: Interval | None = None
+) -> Claim:
     """The claim that a value stays within its bound."""
-    return Claim(f"{what}, at most", value, bound, unit, holds=value <= bound)
+    return Claim(f"{what}, at most", value, bound, unit, value <= bound, interval)
 
 
 @dataclass
@@ -65,11 +79,12 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "versions": versions(),
             "commit": commit(),
             "short": quick(),
-            "claims": [asdict(claim) for claim in self.claims],
+            "claims": [claim.as_json() for claim in self.claims],
             "measurements": self.measurements,
         }
 

@@ -5,6 +5,9 @@ in the order AB, BA, AB, … over 1, 8 and 32 concurrent chat requests: streamed
 fixed number of tokens, no prompt twice. Throughput and time to first token are judged on a real
 base, where the model sets the pace; the front end's CPU time on a tiny random one, where the
 front end does, in many short blocks, since a CPU second costs more while neighbours are busy.
+
+A report of its own, `overhead-edge`, does the same at 64 concurrent with all of Modiste's edge on:
+keys, limits, admission, metrics and a line of JSON in the log for each request.
 """
 
 import argparse
@@ -15,13 +18,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from bench.client import LoadClient, LoadError
+from bench.guarded import guarded, key_headers
 from bench.harness import (
     RESULTS,
     Report,
@@ -57,6 +61,7 @@ class Plan:
 
 REAL_PLAN = Plan({1: 4, 8: 16, 32: 64}, pairs=20, quick_pairs=8, pause_s=1.2)
 TINY_PLAN = Plan({1: 4, 8: 8, 32: 32}, pairs=120, quick_pairs=40, pause_s=PAUSE_S)
+EDGE_PLAN = Plan({64: 128}, pairs=60, quick_pairs=20, pause_s=PAUSE_S)
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,20 @@ class Pair:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark. Returns the exit code."""
     options = _parser().parse_args(argv)
-    report = Report("overhead")
+    codes = []
+    if options.only != "edge":
+        codes.append(_reported("overhead", _run, options))
+    if options.only in (None, "edge"):
+        codes.append(_reported("overhead-edge", _run_edge, options))
+    return max(codes)
+
+
+def _reported(
+    name: str, run: Callable[[Report, argparse.Namespace], None], options: argparse.Namespace
+) -> int:
+    report = Report(f"{name}-against-itself" if options.against_itself else name)
     try:
-        _run(report, options)
+        run(report, options)
     except (ServerError, LoadError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -109,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench overhead", description=__doc__)
     parser.add_argument("--base", help="the real base, by its name; default: the default base")
     parser.add_argument(
-        "--only", choices=["tiny", "real"], help="measure one of the two bases only"
+        "--only",
+        choices=["tiny", "real", "edge"],
+        help="measure one of the two bases only, or the edge",
     )
     parser.add_argument("--pairs", type=int, help="pairs of blocks at each concurrency")
     parser.add_argument(
@@ -122,8 +140,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(report: Report, options: argparse.Namespace) -> None:
     itself = options.against_itself
-    if itself:
-        report.name = "overhead-against-itself"
     if options.only != "tiny":
         launches = contenders(options.base, dict(os.environ), itself=itself)
         pairs = measure(launches, _plan(REAL_PLAN, options))
@@ -137,6 +153,17 @@ def _run(report: Report, options: argparse.Namespace) -> None:
         claim_cpu(report, pairs)
         claim_idle(report, pairs, "tiny base")
         note(report, "tiny base", pairs)
+
+
+def _run_edge(report: Report, options: argparse.Namespace) -> None:
+    home = RESULTS / "edge-home"
+    environment = guarded(with_rest(tiny_home(home), RESULTS / "rest"))
+    launches = contenders("tiny", environment, itself=options.against_itself)
+    pairs = measure(launches, _plan(EDGE_PLAN, options), lambda: key_headers(home))
+    claim_throughput(report, pairs)
+    claim_cpu(report, pairs)
+    claim_idle(report, pairs, "tiny base, edge")
+    note(report, "tiny base, edge", pairs)
 
 
 def _plan(plan: Plan, options: argparse.Namespace) -> Plan:
@@ -229,20 +256,23 @@ def tiny_home(home: Path) -> dict[str, str]:
     return environment
 
 
-def measure(launches: Sequence[Launch], plan: Plan) -> list[Pair]:
+def measure(
+    launches: Sequence[Launch], plan: Plan, headers: Callable[[], Mapping[str, str]] = dict
+) -> list[Pair]:
+    """Pairs of blocks. headers: of all requests to both; asked for once the servers run."""
     pairs: list[Pair] = []
     prompts = distinct_prompts()
     with running(launches, RESULTS / "logs") as servers, LoadClient() as client:
+        load = Load(client, servers, plan, headers())
         for concurrency, requests in plan.requests.items():  # warm-up, not counted
             warmup = list(islice(prompts, requests))
             for order in (0, 1):
-                _block(client, servers, order, warmup, (concurrency, plan))
+                load.block(order, warmup, concurrency)
         for number in range(plan.pairs):
             for concurrency, requests in plan.requests.items():
                 chosen = list(islice(prompts, requests))
                 blocks = {
-                    side: _block(client, servers, side, chosen, (concurrency, plan))
-                    for side in paired_order(number)
+                    side: load.block(side, chosen, concurrency) for side in paired_order(number)
                 }
                 pairs.append(Pair(concurrency, blocks[0], blocks[1]))
             if (number + 1) % PAIRS_A_LINE == 0:
@@ -260,50 +290,62 @@ def distinct_prompts() -> Iterator[str]:
         yield f"{number}. {passage}"
 
 
-def _block(
-    client: LoadClient,
-    servers: Sequence[Server],
-    side: int,
-    prompts: Sequence[str],
-    how: tuple[int, Plan],
-) -> Block:
-    """Load one server. how: concurrency, and the plan that it is of."""
-    concurrency, plan = how
-    server, other = servers[side], servers[1 - side]
-    bodies = [
-        {
-            "model": server.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": plan.max_tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        for prompt in prompts
-    ]
-    time.sleep(plan.pause_s)
-    cpu_s, idle_s = server.api_cpu_s(), other.all_cpu_s()
-    times = client.run(server.port, bodies, concurrency)
-    cpu_s, idle_s = server.api_cpu_s() - cpu_s, other.all_cpu_s() - idle_s
-    if times.tokens != (expected := len(bodies) * plan.max_tokens):
-        raise LoadError(f"{server.label}: {times.tokens} tokens, not {expected}")
-    return Block(
-        requests_per_s=len(bodies) / times.wall_s,
-        ttft_ms=statistics.median(times.ttft_s) * 1000,
-        api_cpu_ms=cpu_s * 1000 / len(bodies),
-        idle_share=idle_s / times.wall_s,
-    )
+@dataclass(frozen=True)
+class Load:
+    """Loads one of two servers at a time."""
+
+    client: LoadClient
+    servers: Sequence[Server]
+    plan: Plan
+    headers: Mapping[str, str]
+
+    def block(self, side: int, prompts: Sequence[str], concurrency: int) -> Block:
+        """Send the prompts to one server. Raises LoadError."""
+        server, other = self.servers[side], self.servers[1 - side]
+        bodies = [chat_body(server.model, prompt, self.plan.max_tokens) for prompt in prompts]
+        time.sleep(self.plan.pause_s)
+        cpu_s, idle_s = server.api_cpu_s(), other.all_cpu_s()
+        times = self.client.run(server.port, bodies, concurrency, self.headers)
+        cpu_s, idle_s = server.api_cpu_s() - cpu_s, other.all_cpu_s() - idle_s
+        if times.tokens != (expected := len(bodies) * self.plan.max_tokens):
+            raise LoadError(f"{server.label}: {times.tokens} tokens, not {expected}")
+        return Block(
+            requests_per_s=len(bodies) / times.wall_s,
+            ttft_ms=statistics.median(times.ttft_s) * 1000,
+            api_cpu_ms=cpu_s * 1000 / len(bodies),
+            idle_share=idle_s / times.wall_s,
+        )
+
+
+def chat_body(model: str, prompt: str, max_tokens: int) -> dict[str, Any]:
+    """A streamed chat of a fixed length."""
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 def claim_ratios(report: Report, pairs: Sequence[Pair]) -> None:
     """Modiste keeps bare vLLM's throughput and time to first token."""
-    ratios = [pair.throughput_ratio for pair in pairs]
+    claim_throughput(report, pairs)
     ttfts = [pair.ttft_ratio for pair in pairs]
     over = f"against bare vLLM, median of {len(pairs)} pairs"
-    report.add(at_least(f"throughput {over}", statistics.median(ratios), 0.97))
-    report.add(at_least(f"throughput {over}, lower 95 %", bootstrap_interval(ratios)[0], 0.93))
     report.add(at_most(f"time to first token {over}", statistics.median(ttfts), 1.05))
+
+
+def claim_throughput(report: Report, pairs: Sequence[Pair]) -> None:
+    """Modiste keeps bare vLLM's throughput."""
+    ratios = [pair.throughput_ratio for pair in pairs]
+    over = f"against bare vLLM, median of {len(pairs)} pairs"
+    interval = bootstrap_interval(ratios)
+    what = f"throughput {over}"
+    report.add(at_least(what, statistics.median(ratios), 0.97, interval=interval))
+    report.add(at_least(f"{what}, lower 95 %", interval[0], 0.93))
 
 
 def claim_cpu(report: Report, pairs: Sequence[Pair]) -> None:

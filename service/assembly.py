@@ -36,6 +36,7 @@ from service.keys import Keys
 from service.limiting.limiter import Limiter
 from service.limiting.limits import Defaults
 from service.logs import AccessLog, known_secrets
+from service.loop_watch import LoopWatch
 from service.models import Models
 from service.protocol import Connections
 from service.readiness import Part, Readiness
@@ -203,6 +204,7 @@ def assemble(
         follow_retirements(registry, residency),
         ledger.run(),
         limiter.run(),
+        LoopWatch(metrics.loop_held.observe).run(),
         Survey(registry.database, registry.home.root, metrics, residency.labels).run(),
         _after(models.caught_up, run_batches(bench)),
     ]

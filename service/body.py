@@ -1,14 +1,16 @@
 """What a JSON body may be, whatever its route makes of it.
 
 FastAPI has parsed the body when these dependencies are solved, and its type is checked after
-them; Starlette keeps what was parsed.
+them; Starlette keeps what was parsed, and so does `parse_once` for what needs it before.
 """
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable, MutableMapping
 from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 
 from service.errors import BadRequest, UnsupportedMedia
 
@@ -18,8 +20,34 @@ MAX_VALUES = 2**20
 """Items and keys together; walking them takes a fifth of a second."""
 _INT64 = 2**63
 
+PARSED = "modiste.parsed"
+"""Key of a request's ASGI scope: its body, as JSON."""
+
 Path = tuple[Any, ...]
 """A place: its parent's path and its own key; () is the body itself."""
+
+
+def parse_once(scope: MutableMapping[str, Any], body: bytes) -> Any:
+    """A whole body as JSON, which `JsonRoute` then has; None: it is none, as its route will say."""
+    try:
+        scope[PARSED] = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return scope[PARSED]
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is not parsed again when that was done before."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_parsed(request: Request) -> Response:
+            if PARSED in request.scope:
+                request._json = request.scope[PARSED]  # where Starlette keeps it
+            return await handle(request)
+
+        return handle_parsed
 
 
 async def json_body(raw_request: Request) -> Any:

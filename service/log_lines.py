@@ -8,6 +8,7 @@ from typing import Any
 
 from service.redaction import Secrets
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, default=str).encode
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
 
 
@@ -47,12 +48,11 @@ class JsonLines(logging.Formatter):
             "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self._secrets.out_of(record.getMessage()),
         }
+        told: dict[str, Any] = {"message": record.getMessage()}
         if record.name.startswith("vllm"):
             line["process"] = getattr(record, "vllm_process_name", record.processName)
-        for name, value in getattr(record, "fields", {}).items():
-            line[name] = self._secrets.out_of(value) if isinstance(value, str) else value
+        told |= getattr(record, "fields", {})
         if record.exc_info:
-            line["exception"] = self._secrets.out_of(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False, default=str)
+            told["exception"] = self.formatException(record.exc_info)
+        return _ENCODE(line | self._secrets.out_of_fields(told))

@@ -134,9 +134,12 @@ class AccessLog:
         fields = fields_of(record)
         if self._text is not None and record.task and record.body:
             fields["request"] = self._text(bytes(record.body))
-        requests.log(
-            level, "%s %s %d", record.method, record.route, record.status, extra={"fields": fields}
+        told = (record.method, record.route, record.status)
+        # `log` would look through the stack for where the line is said, for each request
+        line = requests.makeRecord(
+            requests.name, level, __file__, 0, "%s %s %d", told, None, extra={"fields": fields}
         )
+        requests.handle(line)
 
 
 def fields_of(record: Record) -> dict[str, Any]:

@@ -83,6 +83,18 @@ class Secrets:
                 return _without_forms(text)
         return text
 
+    def out_of_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The same for the texts among fields; looked through together, for most have none."""
+        texts = "\n".join([value for value in fields.values() if isinstance(value, str)])
+        if self._known is None or self._known.search(texts) is None:
+            lowered = texts.lower()
+            if not any(hint in lowered for hint in _HINTS):
+                return fields
+        return {
+            name: self.out_of(value) if isinstance(value, str) else value
+            for name, value in fields.items()
+        }
+
     def redact(self, text: str) -> str:
         """The text without secrets and without what tells of a person."""
         text = self.out_of(text)

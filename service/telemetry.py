@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from prometheus_client import (
     REGISTRY,
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from service.record import Record
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+HELD_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+_Metric = TypeVar("_Metric", Counter, Histogram)
 MODEL_LABELS = ("route", "task", "adapter", "version")
 
 
@@ -46,6 +48,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY, versions: int = 100) -> None:
         self.registry, self.series = registry, Series(versions)
+        self._found: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self.server, self.platform = ServerGauges(registry), PlatformGauges(registry)
         # its own: others may be held up by a database that is away
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -148,6 +151,11 @@ class Metrics:
             "modiste_canaries_ended", "Canaries that a rule ended, by how.", ("how",),
             registry=registry,
         )  # fmt: skip
+        self.loop_held = Histogram(
+            "modiste_event_loop_held_seconds",
+            "How late the event loop was, ten times a second, without waits for a core.",
+            buckets=HELD_SECONDS, registry=registry,
+        )  # fmt: skip
 
     def limited(self, limit: str, of: str) -> None:
         """Count a request that is refused for a limit."""
@@ -155,26 +163,33 @@ class Metrics:
 
     def admitted(self, priority: str, queued_s: float) -> None:
         """Count a request that is let into the engine."""
-        self.admissions.labels(priority).inc()
-        self.queue_time.labels(priority).observe(queued_s)
+        self._of(self.admissions, priority).inc()
+        self._of(self.queue_time, priority).observe(queued_s)
+
+    def _of(self, metric: _Metric, *labels: str) -> _Metric:
+        """A metric's series; the library looks for it under a lock, and makes its labels text first."""
+        found: _Metric | None = self._found.get((metric, labels))
+        if found is None:
+            found = self._found[metric, labels] = metric.labels(*labels)
+        return found
 
     def observe(self, record: "Record") -> None:
         """Count one finished request. Unknown models have no labels of their own."""
         model = ("", "") if record.model is None else record.model.labels_of_metrics
         labels = (record.route, record.task, *self.series.labels(*model))
-        self.requests.labels(*labels, str(record.status)).inc()
+        self._of(self.requests, *labels, str(record.status)).inc()
         if record.error_code is not None:
-            self.errors.labels(record.route, record.error_code).inc()
+            self._of(self.errors, record.route, record.error_code).inc()
         if record.task:
-            self.tokens.labels(*labels, "in").inc(record.prompt_tokens)
-            self.tokens.labels(*labels, "out").inc(record.completion_tokens)
-            self.cached_tokens.labels(*labels).inc(record.cached_tokens)
+            self._of(self.tokens, *labels, "in").inc(record.prompt_tokens)
+            self._of(self.tokens, *labels, "out").inc(record.completion_tokens)
+            self._of(self.cached_tokens, *labels).inc(record.cached_tokens)
         if not record.task or record.priority != PRIORITY_INTERACTIVE:
             return  # nobody waits for a line of a batch
-        self.duration.labels(*labels).observe(perf_counter() - record.started)
+        self._of(self.duration, *labels).observe(perf_counter() - record.started)
         if record.first_token is not None:
-            self.first_token.labels(*labels).observe(record.first_token - record.started)
-        between = self.between_tokens.labels(*labels)
+            self._of(self.first_token, *labels).observe(record.first_token - record.started)
+        between = self._of(self.between_tokens, *labels)
         for one in record.passes:
             if (mean := one.between_tokens_s) is not None:
                 between.observe(mean)
@@ -190,6 +205,7 @@ class Metrics:
         Args:
             loaded: versions in the engine, by their labels.
         """
+        self._found = {}  # so that none is counted in whose series is gone
         for adapter, version in self.series.sweep(loaded):
             gone = {"adapter": adapter, "version": version}
             for metric in (

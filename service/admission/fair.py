@@ -115,6 +115,12 @@ class FairQueue(Generic[T]):
             parent.clock = max(parent.clock, flow.counter)
             self._count(parent, flow, cost)
 
+    def charge(self, path: Path, cost: int) -> None:
+        """Count an item that is served at once: as `push` and `pop` where nothing is queued."""
+        for parent, flow in pairwise(self._flows(path)):
+            parent.clock = flow.counter = max(flow.counter, parent.clock)
+            flow.counter += cost / flow.weight
+
     def remove(self, item: T) -> None:
         """Take an item out of turn; it costs nothing. Raises KeyError: it is not queued."""
         self._take(item)

@@ -86,8 +86,8 @@ class Admission:
         now = ticket.since = self._clock()
         self._presence.see(ticket.path[:2], now)
         if not self._queue and self._has_room(ticket, now):
-            self._queue.push(ticket.path, ticket, ticket.cost)
-            self._start(self._queue.pop(), now)
+            self._queue.charge(ticket.path, ticket.cost)
+            self._start(ticket, now)
             return
         if not want.own:
             self._check(ticket)

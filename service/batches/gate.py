@@ -225,6 +225,8 @@ class Gate:
     def _make_room(self) -> None:
         """Somebody came: end the lines beyond the places and slots that are left, the newest
         first."""
+        if not self._running:  # mostly, and each request asks
+            return
         places, theirs = self.places, self._traffic.adapters
         stay: list[_Line] = []
         taken = 0

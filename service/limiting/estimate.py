@@ -4,7 +4,6 @@ What it reserves is settled when it ends, so an estimate that is too high holds 
 long as the request runs, and one that is too low lets a few more in.
 """
 
-import json
 from typing import Any
 
 BYTES_PER_TOKEN = 4
@@ -15,22 +14,18 @@ _GENERATE_DEFAULT = 256
 _ANSWER_DEFAULT = 128
 
 
-def may_use(route: str, body: bytes, longest: int) -> int:
+def may_use(route: str, fields: Any, size: int, longest: int) -> int:
     """Tokens of the prompts and of the answers together.
 
     Args:
+        fields: of the body; one that is no JSON object is refused by the route.
+        size: of the body in bytes.
         longest: prompt and answer together, of one sequence, tokens.
     """
     count = _ANSWERS.get(route)
-    if count is None:
+    if count is None or not isinstance(fields, dict):
         return 0
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        return 0  # refused by the route
-    if not isinstance(fields, dict):
-        return 0
-    prompt = -(-len(body) // BYTES_PER_TOKEN)
+    prompt = -(-size // BYTES_PER_TOKEN)
     return min(_MOST, prompt + count(fields, prompt, longest))
 
 

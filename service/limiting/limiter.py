@@ -1,7 +1,8 @@
 """Who is refused for its limits: asked once a request, at the edge, before a route sees it.
 
-Callers without a limit cost nothing. For others a thread makes one round trip to the database, and
-the event loop goes on. While the database is away each server counts by itself: limits guard what
+Callers without a limit cost nothing. Others are let in from what was taken ahead for them, where
+much is left of their limits; else a thread makes one round trip to the database, and the event loop
+goes on. While the database is away each server counts by itself: limits guard what
 answers, so they must not end it.
 """
 
@@ -9,21 +10,23 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from time import monotonic
-from uuid import uuid4
 
 from starlette.types import Message, Receive, Scope
 
 from adapters.connect import COUNT_CONNECTIONS, Database, for_counts
 from adapters.errors import AdapterError, StoreFailed
+from service.body import parse_once
 from service.errors import RateLimited
 from service.keys import Keys
+from service.limiting.ahead import Ahead
 from service.limiting.estimate import ROUTES, may_use
 from service.limiting.limits import NO_LIMITS, Defaults, Limits
 from service.limiting.standing import Excess, Outcome, retry_after_s
-from service.limiting.windows import HOLD_S, Subject, Take, Windows, in_memory
+from service.limiting.windows import HOLD_S, Returned, Subject, Take, Windows, in_memory
 from service.projects import Projects
 from service.record import PRIORITY_BATCH, RECORD, Record
 
@@ -38,11 +41,16 @@ _SWEEP_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A request that was let in, and where it was counted."""
+    """A request that was let in, and where it was counted.
+
+    Attributes:
+        ahead: it is one of several that were counted at once.
+    """
 
     asked: Take
     outcome: Outcome
     windows: Windows
+    ahead: bool = False
 
 
 class Limiter:
@@ -69,6 +77,10 @@ class Limiter:
         self._limited = limited
         self._threads = ThreadPoolExecutor(many, "modiste-limits")
         self._away_until = 0.0
+        self._ahead = Ahead()
+        self._asking: dict[tuple[Subject, ...], asyncio.Future[_Taken]] = {}
+        """The last question to the database for a caller, while it is not answered."""
+        self._server, self._numbers = server, count()
         self._held = 0
         self._unsettled: list[Callable[[], None]] = []
         self.refresh()
@@ -91,11 +103,13 @@ class Limiter:
         subjects = self._subjects(record, of_batch=RECORD in scope)
         if not subjects:
             return receive
-        body = b""
+        tokens = 0
         if record.route in ROUTES and any(one.limits.tokens_per_minute for one in subjects):
             body, receive = await _whole(receive)
-        asked = Take(uuid4().hex, record.project, subjects)
-        taken = await self._take(asked, record.route, body)
+            tokens = may_use(record.route, parse_once(scope, body), len(body), self._longest)
+        name = f"{self._server}-{next(self._numbers)}"
+        asked = Take(name, record.project, subjects, tokens)
+        taken = await self._take(asked)
         record.headers += taken.outcome.headers()
         if not taken.outcome.admitted:
             over = taken.outcome.excess()
@@ -147,29 +161,76 @@ class Limiter:
                 found.append(Subject(f"{kind} {name}", limits))
         return tuple(found)
 
-    async def _take(self, asked: Take, route: str, body: bytes) -> _Taken:
+    async def _take(self, asked: Take) -> _Taken:
+        if (taken := self._take_ahead(asked)) is not None:
+            return taken
+        pending = self._asking.get(asked.subjects)
+        if pending is not None and self._ahead.wanted(asked) > 1:
+            await asyncio.wait([pending])  # it may bring enough for both, without a thread's turn
+            if (taken := self._take_ahead(asked)) is not None:
+                return taken
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._threads, self._take_here, asked, route, body)
+        future = loop.run_in_executor(self._threads, self._take_here, asked)
+        self._asking[asked.subjects] = future
+        future.add_done_callback(partial(self._answered, asked.subjects))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:  # what is counted meanwhile is given back
             future.add_done_callback(self._forget)
             raise
 
-    def _take_here(self, asked: Take, route: str, body: bytes) -> _Taken:
+    def _answered(self, subjects: tuple[Subject, ...], future: "asyncio.Future[_Taken]") -> None:
+        if self._asking.get(subjects) is future:
+            del self._asking[subjects]
+
+    def _take_ahead(self, asked: Take) -> _Taken | None:
+        found = self._ahead.take(asked)
+        return None if found is None else _Taken(*found, self._shared, ahead=True)
+
+    def _take_here(self, asked: Take) -> _Taken:
         """In a thread."""
-        if body:
-            tokens = may_use(route, body, self._longest)
-            asked = Take(asked.request, asked.project, asked.subjects, tokens)
+        if (taken := self._take_ahead(asked)) is not None:
+            return taken  # whoever was before it has brought enough for both
         if monotonic() >= self._away_until:
             try:
-                return _Taken(asked, self._shared.take(asked), self._shared)
+                return self._take_shared(asked)
             except StoreFailed as error:
                 self._away_until = monotonic() + AWAY_S
-                # the database may have it, and gone away before it said so
-                self._unsettled.append(partial(self._shared.release, asked))
                 logger.warning("limits are counted by this server alone: %s", error)
         return _Taken(asked, self._own.take(asked), self._own)
+
+    def _take_shared(self, asked: Take) -> _Taken:
+        """In a thread. Raises StoreFailed."""
+        began = monotonic()
+        several = replace(asked, count=self._ahead.wanted(asked))
+        outcome = self._ask(several)
+        if not outcome.admitted:
+            # what this server holds ahead may be what is missing
+            returned = self._ahead.give_up(asked.subjects)
+            self._give_back(returned)
+            if returned or several.count > 1:
+                began, several = monotonic(), asked
+                outcome = self._ask(asked)
+        self._ahead.put(several, outcome, began)
+        return _Taken(asked, outcome, self._shared, ahead=several.count > 1)
+
+    def _ask(self, asked: Take) -> Outcome:
+        """In a thread. Raises StoreFailed."""
+        try:
+            return self._shared.take(asked)
+        except StoreFailed:
+            # the database may have counted it, and gone away before it said so
+            held = Returned([], [replace(asked, request=place) for place in asked.places()])
+            self._unsettled.append(partial(self._shared.give_back, held))
+            raise
+
+    def _give_back(self, returned: Returned) -> None:
+        """In a thread. Raises StoreFailed: it is given back later."""
+        try:
+            self._shared.give_back(returned)
+        except StoreFailed:
+            self._unsettled.append(partial(self._shared.give_back, returned))
+            raise
 
     def _forget(self, future: "asyncio.Future[_Taken]") -> None:
         if not future.cancelled() and future.exception() is None:
@@ -184,6 +245,10 @@ class Limiter:
         self._settle(taken, 0 if record.model is None else tokens, counts=not again)
 
     def _settle(self, taken: _Taken, tokens: int, *, counts: bool) -> None:
+        if taken.ahead:
+            self._ahead.settle(taken.asked, taken.outcome.second or 0, tokens, counts=counts)
+            return
+
         def settle() -> None:
             taken.windows.settle(taken.asked, taken.outcome, tokens, counts=counts)
 
@@ -207,6 +272,8 @@ class Limiter:
                 self._unsettled += late
                 raise
             late.pop()
+        if returned := self._ahead.sweep():
+            self._give_back(returned)
         if renew and self._held:
             self._shared.renew()
         if sweep and (self._of_keys or self._of_projects or self._defaults):
@@ -215,6 +282,7 @@ class Limiter:
 
     def _leave(self) -> None:
         try:
+            self._shared.give_back(self._ahead.sweep(last=True))
             self._shared.leave()
         except AdapterError as error:
             logger.warning("places of requests run out by themselves: %s", error)

@@ -25,7 +25,7 @@ _NOWS = {
     """,
 }
 _CLOCK = """
-    WITH clock(now, second) AS ({now})
+    WITH RECURSIVE clock(now, second) AS ({now})
 """
 _ASKED = """
     , asked(subject, tokens, most_requests, most_tokens, most_at_once) AS (VALUES {rows})
@@ -37,28 +37,33 @@ _ROW = (
 # a limit of NULL makes its comparison NULL, which excludes nothing
 _COUNT = """
     INSERT INTO limit_uses (subject, second, requests, tokens, last)
-    SELECT a.subject, c.second, 1, a.tokens, CAST(:request AS text)
+    SELECT a.subject, c.second, CAST(:count AS bigint), a.tokens, CAST(:request AS text)
     FROM asked a CROSS JOIN clock c
     WHERE NOT EXISTS (
-        SELECT 1 FROM asked b WHERE b.most_requests <= (
+        SELECT 1 FROM asked b WHERE b.most_requests < CAST(:count AS bigint) + (
             SELECT coalesce(sum(u.requests), 0) FROM limit_uses u
             WHERE u.subject = b.subject AND u.second >= c.second - CAST(:window AS bigint)
         ) OR b.most_tokens < b.tokens + (
             SELECT coalesce(sum(u.tokens), 0) FROM limit_uses u
             WHERE u.subject = b.subject AND u.second >= c.second - CAST(:window AS bigint)
-        ) OR b.most_at_once <= (
+        ) OR b.most_at_once < CAST(:count AS bigint) + (
             SELECT count(*) FROM limit_holds h WHERE h.subject = b.subject AND h.until > c.now
         )
     )
     ON CONFLICT (subject, second) DO UPDATE SET
-        requests = limit_uses.requests + 1, tokens = limit_uses.tokens + excluded.tokens,
-        last = excluded.last
+        requests = limit_uses.requests + excluded.requests,
+        tokens = limit_uses.tokens + excluded.tokens, last = excluded.last
+"""
+_NUMBERS = """
+    , numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers
+        WHERE n + 1 < CAST(:count AS bigint))
 """
 _HOLD = """
     INSERT INTO limit_holds (subject, request, server, until)
-    SELECT a.subject, CAST(:request AS text), CAST(:server AS text),
-        c.now + CAST(:hold AS double precision)
-    FROM asked a CROSS JOIN clock c
+    SELECT a.subject,
+        CAST(:request AS text) || CASE n WHEN 0 THEN '' ELSE '#' || CAST(n AS text) END,
+        CAST(:server AS text), c.now + CAST(:hold AS double precision)
+    FROM asked a CROSS JOIN clock c CROSS JOIN numbers
     WHERE a.most_at_once IS NOT NULL AND EXISTS (
         SELECT 1 FROM limit_uses u
         WHERE u.subject = a.subject AND u.second >= c.second - CAST(:window AS bigint)
@@ -108,4 +113,4 @@ class Statements:
         for count in (1, 2):
             rows = ", ".join(_ROW.format(at) for at in range(count))
             given = clock + _ASKED.format(rows=rows)
-            self.take[count] = Steps(given + _COUNT, given + _HOLD, given + _TELL)
+            self.take[count] = Steps(given + _COUNT, given + _NUMBERS + _HOLD, given + _TELL)

@@ -11,7 +11,7 @@ writer, PostgreSQL an advisory lock of the project, and there all goes in one ro
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from threading import Lock
 from typing import Any
 
@@ -57,16 +57,43 @@ class Take:
         project: whose requests follow one another here.
         tokens: that it may use. Of a subject that may use fewer in a minute it reserves all, and so
             begins when nothing else was used.
+        count: requests like it that are counted at once, all or none.
     """
 
     request: str
     project: str
     subjects: tuple[Subject, ...]
     tokens: int = 0
+    count: int = 1
 
     def reserved(self, subject: Subject) -> int:
         most = subject.limits.tokens_per_minute
-        return 0 if most is None else min(self.tokens, most)
+        return 0 if most is None else min(self.tokens * self.count, most)
+
+    def places(self) -> list[str]:
+        """Ids of the places that they hold."""
+        return [self.request, *(f"{self.request}#{number}" for number in range(1, self.count))]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """By how much what was counted for a subject in a second was too little."""
+
+    subject: str
+    second: int
+    requests: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What was counted and held, and is not needed."""
+
+    corrections: list[Correction]
+    places: list[Take]
+
+    def __bool__(self) -> bool:
+        return bool(self.corrections or self.places)
 
 
 Statement = tuple[str, Mapping[str, Any]]
@@ -129,9 +156,12 @@ class Windows:
         if statements:
             self._run(statements)
 
-    def release(self, asked: Take) -> None:
-        """Free the places of a request. Raises StoreFailed."""
-        if statements := _releases(asked):
+    def give_back(self, returned: Returned) -> None:
+        """Correct counts and free places. Raises StoreFailed."""
+        statements: list[Statement] = [(SETTLE, asdict(one)) for one in returned.corrections]
+        for place in returned.places:
+            statements += _releases(place)
+        if statements:
             self._run(statements)
 
     def renew(self) -> None:
@@ -148,7 +178,9 @@ class Windows:
         self._run([(sweep, values) for sweep in self._sql.sweeps])
 
     def _values(self, asked: Take) -> dict[str, Any]:
-        values: dict[str, Any] = {**self._common(), "request": asked.request}
+        values: dict[str, Any] = {
+            **self._common(), "request": asked.request, "count": asked.count,
+        }  # fmt: skip
         for at, subject in enumerate(asked.subjects):
             limits = subject.limits
             values |= {

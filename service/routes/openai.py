@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from service.admission.entry import admit_openai
+from service.body import JsonRoute
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -21,7 +22,7 @@ from service.models import Models
 from service.record import PRIORITY_INTERACTIVE, current_record
 from service.well_typed import well_typed
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 Chat = Annotated[ChatCompletionRequest, well_typed(ChatCompletionRequest)]
 Completion = Annotated[CompletionRequest, well_typed(CompletionRequest)]

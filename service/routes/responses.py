@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.body import json_body
+from service.body import JsonRoute, json_body
 from service.engine import ErrorResponse, ResponsesRequest, with_cancellation
 from service.errors import BadRequest, ServiceError, from_service, from_unexpected
 from service.fields import RESPONSES
@@ -15,7 +15,7 @@ from service.guard import guarded
 from service.routes.openai import prepare, streamed, vllm_error
 from service.well_typed import well_typed
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 Asked = Annotated[ResponsesRequest, well_typed(ResponsesRequest)]
 

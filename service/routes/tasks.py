@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from adapters.prompt import Task
 from service.admission.entry import admit
-from service.body import CHECKED
+from service.body import CHECKED, JsonRoute
 from service.constraints import of_schema
 from service.documents import answers
 from service.engine import with_cancellation
@@ -32,7 +32,7 @@ from service.tasks.wire import (
     TranslateRequest,
 )
 
-router = APIRouter(tags=["tasks"], dependencies=[CHECKED])
+router = APIRouter(tags=["tasks"], dependencies=[CHECKED], route_class=JsonRoute)
 
 
 def _body(task: Task, model: Resolved, results: Sequence[ResultT]) -> JSONResponse:

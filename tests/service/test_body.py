@@ -10,8 +10,9 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.body import MAX_DEPTH, MAX_VALUES, check_json
+from service.body import MAX_DEPTH, MAX_VALUES, check_json, parse_once
 from service.errors import BadRequest
 from tests.service.tasks.fake import FakeEngine, make_app, post_raw
 from tests.service.test_responses import Handler, app_around
@@ -110,3 +111,49 @@ def send(app: Any, path: str, body: bytes, media: str | None) -> httpx.Response:
             return await client.post(path, content=body, headers=headers)
 
     return asyncio.run(ask())
+
+
+class Before:
+    """Reads a body before its route does, as the limits do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app, self.parsed = app, list[Any]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            message = await receive()
+            self.parsed.append(parse_once(scope, message["body"]))
+            messages = [message]
+
+            async def again() -> Message:
+                return messages.pop() if messages else await receive()
+
+            await self.app(scope, again, send)
+
+
+def test_a_body_that_was_parsed_before_its_route_is_not_parsed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = Before(make_app(FakeEngine()))
+    asked: dict[str, Any] = {"prompt": "say a", "max_tokens": 3}
+    parse, times = json.loads, 0
+
+    def counted(*given: Any, **more: Any) -> Any:
+        nonlocal times
+        times += 1
+        return parse(*given, **more)
+
+    monkeypatch.setattr(json, "loads", counted)
+    answer = post_raw(before, "/v1/generate", json.dumps(asked).encode())
+    monkeypatch.undo()
+
+    assert answer.status_code == 200, answer.text
+    assert (before.parsed, times) == ([asked], 1)
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_left_to_the_route(body: bytes) -> None:
+    scope: dict[str, Any] = {}
+
+    assert parse_once(scope, body) is None
+    assert scope == {}

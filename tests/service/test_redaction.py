@@ -79,6 +79,23 @@ def test_no_secret_that_the_server_was_given_is_left(
         assert secret not in left or secret in "[SECRET]" or "[SECRET]" in left
 
 
+@given(
+    st.dictionaries(
+        st.text(max_size=3),
+        st.integers() | st.text(max_size=9) | st.sampled_from(
+            ["the-secret-of-mine", "Bearer abcdefgh12", "x" * 30, "password: hunter22"]
+        ),
+    )
+)  # fmt: skip
+def test_fields_are_redacted_as_each_of_them_alone(fields: dict[str, object]) -> None:
+    secrets = Secrets(["the-secret-of-mine"])
+
+    assert secrets.out_of_fields(dict(fields)) == {
+        name: secrets.out_of(value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+
+
 def test_a_short_word_is_no_secret() -> None:
     assert Secrets(["x", "postgres"[:7]]).out_of("postgresql xyz") == "postgresql xyz"
 

@@ -80,3 +80,18 @@ def test_nothing_is_left_of_a_version_that_went_away() -> None:
         line for line in generate_latest(metrics.registry).split(b"\n") if b"_created" not in line
     ]
     assert left == [line for line in before.split(b"\n") if b"_created" not in line]
+
+
+def test_a_version_that_comes_back_is_counted_anew() -> None:
+    clock = [0.0]
+    metrics = Metrics(CollectorRegistry())
+    metrics.series = Series(9, lambda: clock[0])
+    for _ in range(3):
+        metrics.observe(finished())
+    clock[0] = KEPT_S + 1
+    metrics.sweep(set())
+    assert value(metrics, "modiste_requests_total", status="200") is None
+
+    metrics.observe(finished())
+    assert value(metrics, "modiste_requests_total", status="200") == 1
+    assert value(metrics, "modiste_request_seconds_count") == 1

@@ -90,6 +90,31 @@ TestQueue = Queue.TestCase
 TestQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
+FLOWS = st.tuples(st.sampled_from(PROJECTS), st.sampled_from(ADAPTERS))
+
+
+@given(
+    served=st.lists(st.tuples(FLOWS, COSTS, st.integers(-20, 60)), max_size=30),
+    waiting=st.lists(st.tuples(FLOWS, COSTS), max_size=30),
+)
+def test_what_is_served_at_once_counts_as_if_it_had_been_queued(
+    served: list[tuple[Path, int, int]], waiting: list[tuple[Path, int]]
+) -> None:
+    queued, charged = queue_of(a=2.0, b=0.5), queue_of(a=2.0, b=0.5)
+    for path, cost, more in served:
+        queued.push(path, "now", cost)
+        queued.pop()
+        charged.charge(path, cost)
+        for queue in (queued, charged):
+            queue.settle(path, more)
+    for number, (path, cost) in enumerate(waiting):
+        assert charged.ahead(path) == queued.ahead(path)
+        for queue in (queued, charged):
+            queue.push(path, number, cost)
+
+    assert drain(charged) == drain(queued)
+
+
 @given(
     weights=st.lists(st.sampled_from([0.5, 1.0, 2.0, 5.0]), min_size=2, max_size=4),
     costs=st.lists(st.lists(COSTS, min_size=30, max_size=30), min_size=4, max_size=4),
