@@ -9,7 +9,7 @@ SETUP := $(PYTHON) scripts/setup.py --device $(DEVICE)
 LOCK := $(UV) pip compile -q --generate-hashes --python-version 3.11 --python-platform linux
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow check format bench loadtest test-helm audit lock clean
+.PHONY: help setup setup-dev demo test test-slow check format bench loadtest test-helm test-cluster audit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ loadtest: setup ## load a running server; ARGS are those of `modiste loadtest`
 
 test-helm: setup-dev ## lint, render and validate the chart
 	@$(PY) -m pytest tests/helm $(ARGS)
+
+test-cluster: setup-dev ## several servers behind HAProxy, under load, while parts of it come and go
+	@$(PY) -m pytest -s tests/cluster $(ARGS)
 
 audit: setup-dev ## look for known vulnerabilities of what is locked (ARGS are those of pip-audit)
 	@$(PY) scripts/audit.py $(ARGS)
