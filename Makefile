@@ -9,7 +9,7 @@ SETUP := $(PYTHON) scripts/setup.py --device $(DEVICE)
 LOCK := $(UV) pip compile -q --generate-hashes --python-version 3.11 --python-platform linux
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow check format bench bench-check loadtest test-helm test-image audit lock clean
+.PHONY: help setup setup-dev demo test test-slow check format bench bench-check loadtest test-helm test-image test-cluster audit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-helm: setup-dev ## lint, render and validate the chart
 
 test-image: setup-dev ## build the CPU image with buildah, start it and ask it (needs root)
 	@$(PY) -m pytest tests/helm/test_image.py $(ARGS)
+
+test-cluster: setup-dev ## several servers behind HAProxy, under load, while parts of it come and go
+	@$(PY) -m pytest -s tests/cluster $(ARGS)
 
 audit: setup-dev ## look for known vulnerabilities of what is locked (ARGS are those of pip-audit)
 	@$(PY) scripts/audit.py $(ARGS)

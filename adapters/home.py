@@ -10,6 +10,8 @@ import yaml
 from adapters.errors import InvalidInput
 
 STORE_CACHE_GIB, MAX_CACHE_GIB = 10.0, 1e6
+RESTORING = ".restoring"
+"""A file in a home that a backup is coming into; what it says is the backup's digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from adapters.database_url import find_database, shown, sqlite_url
 from adapters.erasure import Erasure
 from adapters.errors import AdapterError, BaseNotFound, InvalidName, StoreFailed
 from adapters.fetches import Fetches
-from adapters.home import Home
+from adapters.home import RESTORING, Home
 from adapters.leases import Leases
 from adapters.manifest import Draft, Manifest
 from adapters.names import check_name, parse_reference
@@ -56,6 +56,11 @@ class Registry(Erasure, Retirements, Trials, Leases, Fetches):
         url = find_database(home)
         try:
             home.root.mkdir(parents=True, exist_ok=True)
+            if (home.root / RESTORING).exists():
+                raise StoreFailed(
+                    f"a restore into {home.root} has not come to its end",
+                    hint="wait for it, or give `modiste restore` again with the same backup",
+                )
             return cls(home, open_database(url), open_store(home))
         except DBAPIError as error:
             if url.get_backend_name() == "sqlite":

@@ -232,5 +232,4 @@ def _run(
         if number >= running:
             sums = [total + what for total, what in zip(sums, seen, strict=True)]
             different += len(servers[place].running)
-    missed, copied, blocked, spilled = (total / measured for total in sums)
-    return Figures(missed, copied, blocked, spilled, different / measured)
+    return Figures(*(total / measured for total in sums), different / measured)

@@ -20,6 +20,7 @@ from adapters.registry import Registry
 from service import cli_canaries as _canaries  # noqa: F401  # adds its commands
 from service.cli_adapters import adapters_app
 from service.cli_audit import audit
+from service.cli_backup import backup, restore
 from service.cli_database import database_app
 from service.cli_keys import keys_app
 from service.cli_projects import projects_app
@@ -78,6 +79,8 @@ app.add_typer(projects_app, name="projects")
 app.command()(usage)
 app.command()(audit)
 app.command()(retention)
+app.command()(backup)
+app.command()(restore)
 app.command()(sbom)
 
 

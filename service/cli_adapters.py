@@ -11,11 +11,12 @@ from rich.text import Text
 
 from adapters.aliases import AliasMove
 from adapters.diff import Difference, differences
+from adapters.errors import AdapterError
 from adapters.garbage import KEEP, OLDER_THAN_DAYS
 from adapters.names import PRODUCTION
 from adapters.registry import Registry, Version
 from adapters.transfer import export
-from service.console import PASS_ON, AsJson, Home, out, run_child
+from service.console import FAILED, PASS_ON, AsJson, Home, complain, out, run_child
 from service.settings import Settings
 
 Why = Annotated[
@@ -217,9 +218,30 @@ def adapters_gc(
 
 
 @adapters_app.command("verify")
-def adapters_verify(reference: str, home: Home = None) -> None:
-    """Check every file of a version against its digest."""
-    version = Registry.open(home).verified(reference)
+def adapters_verify(
+    reference: Annotated[
+        str | None, typer.Argument(help="A version or alias; default: every version in use.")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Check every file of a version, or of all, against its digest."""
+    registry = Registry.open(home)
+    if reference is not None:
+        _tell_whole(registry.verified(reference))
+        return
+    found, wrong = registry.readable()
+    for version in found:
+        try:
+            _tell_whole(registry.verified(version.reference))
+        except AdapterError as error:
+            wrong.append(error)
+    for one in wrong:
+        complain(one.message, one.hint)
+    if wrong:
+        raise typer.Exit(FAILED)
+
+
+def _tell_whole(version: Version) -> None:
     out.print(f"{version.reference} {version.digest} is whole", soft_wrap=True)
 
 

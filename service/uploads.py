@@ -88,13 +88,13 @@ class Uploads:
         with self._database.read() as session:
             self._room(session, id_, project, size)
         part = PartRow(id=new_id("part_"), upload=id_, bytes=size, created=now)
-        self._files.contents.upload(content, _key(part.id))
+        self._files.contents.upload(content, key_of_part(part.id))
         try:
             with self._database.write() as session:
                 self._room(session, id_, project, size)  # others may have come meanwhile
                 session.add(part)
         except BaseException:
-            self._files.contents.remove([_key(part.id)])
+            self._files.contents.remove([key_of_part(part.id)])
             raise
         return {
             "id": part.id, "object": "upload.part", "created_at": int(now.timestamp()),
@@ -128,7 +128,7 @@ class Uploads:
             whole, piece = folder / "whole", folder / "part"
             with whole.open("wb") as file:
                 for part_id in part_ids:
-                    self._files.contents.download(_key(part_id), piece)
+                    self._files.contents.download(key_of_part(part_id), piece)
                     with piece.open("rb") as source:
                         while data := source.read(_PIECE):
                             file.write(data)
@@ -152,7 +152,7 @@ class Uploads:
         except BaseException:  # completed by another request meanwhile
             self._files.delete(made.id, project)
             raise
-        self._files.contents.remove(map(_key, gone))
+        self._files.contents.remove(map(key_of_part, gone))
         return _upload(row, made)
 
     def cancel(self, id_: str, project: str) -> Upload:
@@ -165,7 +165,7 @@ class Uploads:
             row = _pending(session, id_, project)
             row.status = CANCELLED
             gone = self._drop_parts(session, [id_])
-        self._files.contents.remove(map(_key, gone))
+        self._files.contents.remove(map(key_of_part, gone))
         return _upload(row)
 
     def expire(self) -> int:
@@ -178,7 +178,7 @@ class Uploads:
             for row in rows:
                 row.status = EXPIRED
             gone = self._drop_parts(session, [row.id for row in rows])
-        self._files.contents.remove(map(_key, gone))
+        self._files.contents.remove(map(key_of_part, gone))
         return len(rows)
 
     def erase(self, project: str, most: int) -> int:
@@ -191,7 +191,7 @@ class Uploads:
         with self._database.read() as session:
             ids = list(session.scalars(mine))
             parts = list(session.scalars(select(PartRow.id).where(PartRow.upload.in_(ids))))
-        self._files.contents.remove(map(_key, parts))
+        self._files.contents.remove(map(key_of_part, parts))
         with self._database.write() as session:
             session.execute(delete(PartRow).where(PartRow.id.in_(parts)))
             # where another part came meanwhile the upload goes with the next call
@@ -243,5 +243,5 @@ def _upload(row: UploadRow, file: File | None = None) -> Upload:
     return Upload(row.id, about, row.bytes, row.status, row.created, row.expires, file)
 
 
-def _key(part_id: str) -> str:
+def key_of_part(part_id: str) -> str:
     return f"parts/{part_id}"

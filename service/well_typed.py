@@ -48,4 +48,5 @@ def _fields(kind: type[BaseModel]) -> dict[str, TypeAdapter[Any]]:
     return {
         field.alias or name: TypeAdapter(field.annotation)
         for name, field in kind.model_fields.items()
+        if field.annotation is not None
     }

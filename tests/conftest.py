@@ -11,7 +11,7 @@ from tests.postgres import Postgres
 HERE = Path(__file__).parent
 ALONE = (
     "engine", "e2e", "bench/test_overhead.py", "bench/test_rest.py", "loadtests",
-    "finetune/test_ray.py", "finetune/test_trial.py",
+    "finetune/test_ray.py", "finetune/test_trial.py", "cluster",
 )  # fmt: skip
 """Tests that measure time or take all cores; nothing runs beside them."""
 FIRST = (
@@ -20,7 +20,9 @@ FIRST = (
     "finetune/test_run.py", "finetune/test_killed.py", "finetune/test_sweep.py",
 )  # fmt: skip
 """Tests that wait for processes of their own: begun first, they don't hold up the end."""
-SLOW = ("service/jobs/test_ray_jobs.py", "engine/test_replicas.py", "finetune/test_ray.py")
+SLOW = (
+    "service/jobs/test_ray_jobs.py", "engine/test_replicas.py", "finetune/test_ray.py", "cluster",
+)  # fmt: skip
 """Several servers or a cluster each; `make test-slow` runs them."""
 
 

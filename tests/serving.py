@@ -43,10 +43,10 @@ class Running(Reached):
 
 
 def start(
-    home: Path, *arguments: str, log_name: str = "serve.log", **environment: str
+    home: Path, *arguments: str, log_name: str = "serve.log", port: int = 0, **environment: str
 ) -> tuple[subprocess.Popen[bytes], str]:
     """Start `modiste serve` and wait until it is ready."""
-    port = free_port()
+    port = port or free_port()
     log = (home / log_name).open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "serve", "--port", str(port), *arguments],
@@ -55,15 +55,17 @@ def start(
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{url}/health/ready").status_code == 200:
-                return process, url
-        except httpx.TransportError:
-            pass
-        time.sleep(0.3)
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if httpx.get(f"{url}/health/ready").status_code == 200:
+                    return process, url
+            except httpx.TransportError:
+                pass
+            time.sleep(0.3)
+    except BaseException:  # the test was ended
+        stop(process)
+        raise
     stop(process)
     pytest.fail((home / log_name).read_text()[-4000:])
 

@@ -21,7 +21,7 @@ def main(more: list[str]) -> None:
     """Become vLLM."""
     environment = {**os.environ, **shown("env", more)}
     arguments = shown("args", more)
-    os.execvpe("vllm", ["vllm", "serve", *arguments, "--headless"], environment)
+    os.execvpe("vllm", ["vllm", "serve", *arguments, "--headless"], environment)  # noqa: S606
 
 
 if __name__ == "__main__":
