@@ -232,4 +232,5 @@ def _run(
         if number >= running:
             sums = [total + what for total, what in zip(sums, seen, strict=True)]
             different += len(servers[place].running)
-    return Figures(*(total / measured for total in sums), different / measured)
+    each = [total / measured for total in sums]
+    return Figures(each[0], each[1], each[2], each[3], different / measured)

@@ -167,7 +167,7 @@ class Metrics:
         self._of(self.queue_time, priority).observe(queued_s)
 
     def _of(self, metric: _Metric, *labels: str) -> _Metric:
-        """A metric's series; the library looks for it under a lock, and makes its labels text first."""
+        """A metric's series; the library looks for it under a lock, with its labels made text."""
         found: _Metric | None = self._found.get((metric, labels))
         if found is None:
             found = self._found[metric, labels] = metric.labels(*labels)
