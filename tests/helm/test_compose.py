@@ -263,7 +263,8 @@ def test_the_bucket_is_made_once_and_the_second_time_nothing_happens(
             subprocess.run([sys.executable, *arguments], check=True)
         buckets = [bucket["Name"] for bucket in s3_client(endpoint).list_buckets()["Buckets"]]
 
-    assert buckets == [urlsplit(environment["MODISTE_STORE_URL"]).hostname]
+    # other tests' servers share what moto holds
+    assert buckets.count(urlsplit(environment["MODISTE_STORE_URL"]).hostname) == 1
 
 
 def test_prometheus_asks_the_server_under_the_name_that_alerts_know() -> None:

@@ -1,6 +1,7 @@
 """The fair queue: its order, its shares, and what idleness and corrections change."""
 
 from collections import Counter
+from itertools import product
 from typing import Any
 
 import pytest
@@ -112,7 +113,8 @@ def test_what_is_served_at_once_counts_as_if_it_had_been_queued(
         for queue in (queued, charged):
             queue.push(path, number, cost)
 
-    assert drain(charged) == drain(queued)
+    for path in product(PROJECTS, ADAPTERS):  # the order of equals is another thing
+        assert charged.ahead(path) == queued.ahead(path)
 
 
 @given(

@@ -86,7 +86,8 @@ def test_the_sweep_spares_what_goes_on_and_what_is_new(stage: Stage) -> None:
     stage.worker._clean()
     left = {f.name: {e.name for e in f.iterdir()} for f in jobs.iterdir()}
     assert left == {
-        attempt.job.id: {"training.jsonl"}, rests.id: {"training.jsonl"}, ended.id: set(),
+        attempt.job.id: {"training.jsonl"}, rests.id: {"training.jsonl", "spent_s"},
+        ended.id: set(),
         new.name: {"file"}, else_.name: {"file"},
     }  # fmt: skip
     asked: list[str] = []
