@@ -204,7 +204,8 @@ def assemble(
         follow_retirements(registry, residency),
         ledger.run(),
         limiter.run(),
-        LoopWatch(metrics.loop_held.observe).run(),
+        # a start holds the loop up, and nobody waits for it yet
+        _after(models.caught_up, LoopWatch(metrics.loop_held.observe).run()),
         Survey(registry.database, registry.home.root, metrics, residency.labels).run(),
         _after(models.caught_up, run_batches(bench)),
     ]

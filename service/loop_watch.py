@@ -52,11 +52,11 @@ class LoopWatch:
                 waited_s = waits.seconds()
                 self._due = monotonic() + self._every_s
                 await asyncio.sleep(self._every_s)
-                late_s = monotonic() - self._due
-                self._held(max(0.0, late_s - (waits.seconds() - waited_s)))
+                held_s = monotonic() - self._due - (waits.seconds() - waited_s)
+                self._held(max(0.0, held_s))
                 place, self._place = self._place, ""
-                if place:
-                    logger.warning("the event loop was held up for %.1f s by %s", late_s, place)
+                if place and held_s > self._tell_s:
+                    logger.warning("the event loop was held up for %.1f s by %s", held_s, place)
         finally:
             self._done.set()
             waits.close()
