@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,15 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Plans of starts that came as far as vLLM."""
     seen: list[Any] = []
+    before = dict(os.environ)
     monkeypatch.setattr(launch.logs, "begin", lambda *_: None)  # it would outlive the test
     monkeypatch.setattr(launch, "_run", lambda *parts: seen.append(parts))
-    return seen
+    yield seen
+    os.environ.clear()  # a start tells vLLM, and would tell the tests that follow
+    os.environ.update(before)
 
 
 def serve(home: Path) -> Result:
