@@ -193,22 +193,31 @@ def test_a_request_waits_for_a_place_that_becomes_free(bench: Bench) -> None:
     bench.residency._limits = replace(bench.residency._limits, room_wait_s=5)
     given: list[str] = []
 
-    async def request(reference: str, lasts_s: float) -> None:
+    async def request(reference: str, got: asyncio.Event, until: asyncio.Event) -> None:
         await bench.ask(reference)
         given.append(reference)
-        await asyncio.sleep(lasts_s)
+        got.set()
+        await until.wait()
         record = current_record()
         assert record is not None
         record.finish()
 
     async def work() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for reference, lasts_s in (("x@1", 0.05), ("x@2", 0.1), ("x@3", 0)):
-                tasks.create_task(request(reference, lasts_s))
-                await asyncio.sleep(0.02)
+        first_ends, others_end = asyncio.Event(), asyncio.Event()
+        got = [asyncio.Event() for _ in range(3)]
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            tasks.create_task(request("x@1", got[0], first_ends))
+            tasks.create_task(request("x@2", got[1], others_end))
+            await asyncio.gather(got[0].wait(), got[1].wait())
+            tasks.create_task(request("x@3", got[2], others_end))
+            await asyncio.sleep(0.1)
+            assert not got[2].is_set()
+            first_ends.set()
+            await got[2].wait()
+            others_end.set()
 
     run(work)
-    assert given == ["x@1", "x@2", "x@3"]
+    assert given[2:] == ["x@3"]
     assert bench.engine.unloaded == [bench.digest("x@1")]
 
 
