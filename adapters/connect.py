@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from adapters.database import SCHEMA
+from adapters.database_url import shown
 from adapters.errors import InvalidInput, StoreFailed
 
 WRITE_LOCK = 0x6D6F6469737465
@@ -68,8 +69,7 @@ def open_database(url: URL) -> Engine:
         OSError, sqlalchemy.exc.DBAPIError: it can't be opened.
     """
     engine = connect(url)
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+    current = revision(engine)
     if current is not None and current > SCHEMA:
         raise StoreFailed(
             f"the database has the tables of a newer program: {current}, here {SCHEMA}",
@@ -84,6 +84,12 @@ def open_database(url: URL) -> Engine:
 def connect(url: URL) -> Engine:
     """An engine for a database as it is; its tables are not looked at."""
     return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
+
+
+def revision(engine: Engine) -> str | None:
+    """Which tables a database has; None: none yet."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
 
 
 def for_reads(engine: Engine) -> Engine:
@@ -175,6 +181,15 @@ def told(engine: Engine) -> Iterator[None]:
         raise StoreFailed(
             f"the database can't be used: {reason(error)}", hint=_HINTS[engine.dialect.name]
         ) from error
+
+
+def not_opened(url: URL, said: str) -> StoreFailed:
+    """What a database that can't be opened is to whoever asked, with the remedy."""
+    return StoreFailed(
+        f"the database {shown(url)} can't be opened: {said}",
+        hint="check that it runs and lets this user in and make tables; "
+        "its address is database_url in modiste.yaml or MODISTE_DATABASE_URL",
+    )
 
 
 def reason(error: Exception) -> str:

@@ -15,9 +15,9 @@ from adapters import audit
 from adapters.audit import SERVER, Act, Actor, acting
 from adapters.bases import Base
 from adapters.cached import open_store
-from adapters.connect import open_database, reason
+from adapters.connect import not_opened, open_database, reason
 from adapters.database import AdapterRow, AliasRow, BaseRow, CanaryRow, VersionRow
-from adapters.database_url import find_database, shown, sqlite_url
+from adapters.database_url import find_database, sqlite_url
 from adapters.erasure import Erasure
 from adapters.errors import AdapterError, BaseNotFound, InvalidName, StoreFailed
 from adapters.fetches import Fetches
@@ -65,11 +65,7 @@ class Registry(Erasure, Retirements, Trials, Leases, Fetches):
         except DBAPIError as error:
             if url.get_backend_name() == "sqlite":
                 raise _unopened(home, error) from error
-            raise StoreFailed(
-                f"the database {shown(url)} can't be opened: {reason(error)}",
-                hint="check that it runs and lets this user in and make tables; "
-                "its address is database_url in modiste.yaml or MODISTE_DATABASE_URL",
-            ) from error
+            raise not_opened(url, reason(error)) from error
         except OSError as error:
             raise _unopened(home, error) from error
 

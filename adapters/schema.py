@@ -5,14 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from adapters.connect import connect, open_database, reason
+from adapters.connect import connect, not_opened, open_database, reason, revision
 from adapters.database import SCHEMA
 from adapters.database_url import shown
-from adapters.errors import StoreFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,7 @@ def look(url: URL) -> Schema:
     with _told(url):
         engine = connect(url)
         try:
-            with engine.connect() as connection:
-                found = MigrationContext.configure(connection).get_current_revision()
+            found = revision(engine)
         finally:
             engine.dispose()
     return Schema(shown(url), found)
@@ -69,9 +66,4 @@ def _told(url: URL) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, OSError) as error:
-        said = reason(error) if isinstance(error, DBAPIError) else str(error)
-        raise StoreFailed(
-            f"the database {shown(url)} can't be opened: {said}",
-            hint="check that it runs and lets this user in and make tables; "
-            "its address is database_url in modiste.yaml or MODISTE_DATABASE_URL",
-        ) from error
+        raise not_opened(url, reason(error)) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.client import END, TEXT, TOKENS, LoadError
 from bench.lines import LineProcess
+from bench.wire import post
 
 _HUNG_UP = 0
 
@@ -83,14 +84,8 @@ async def send(port: int, arrivals: Sequence[Arrival], patience_s: float) -> lis
 
 
 def _request(port: int, arrival: Arrival) -> bytes:
-    payload = json.dumps(arrival.body).encode()
-    more = "".join(f"{name}: {value}\r\n" for name, value in arrival.headers.items())
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}"
-        "Connection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(payload)}\r\n\r\n"
-    )
-    return head.encode() + payload
+    headers = {**arrival.headers, "Connection": "close"}
+    return post(port, "/v1/chat/completions", arrival.body, headers)
 
 
 async def _ask(port: int, request: bytes, at_s: float, due: float, patience_s: float) -> Outcome:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.lines import LineProcess
+from bench.wire import post, share_out
 
 TEXT = re.compile(rb'"content":\s*"[^"]')
 TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 END = b"0\r\n\r\n"
-READ_LIMIT_S = 300.0
 
 
 class LoadError(Exception):
@@ -64,39 +64,9 @@ async def run_block(
     headers: Mapping[str, str],
 ) -> Times:
     """Send all bodies over `concurrency` connections, opened before the clock starts."""
-    requests = [_request(port, body, headers) for body in bodies]
-    connections = [
-        await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(min(concurrency, len(requests)))
-    ]
-    waiting = iter(requests)
-    results: list[tuple[float, int]] = []
-
-    async def drain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for request in waiting:
-            async with asyncio.timeout(READ_LIMIT_S):
-                results.append(await _exchange(reader, writer, request))
-
-    began = time.perf_counter()
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for reader, writer in connections:
-                tasks.create_task(drain(reader, writer))
-        wall_s = time.perf_counter() - began
-    finally:
-        for _, writer in connections:
-            writer.close()
+    requests = [post(port, "/v1/chat/completions", body, headers) for body in bodies]
+    wall_s, results = await share_out(port, requests, concurrency, _exchange)
     return Times(wall_s, [ttft for ttft, _ in results], sum(tokens for _, tokens in results))
-
-
-def _request(port: int, body: dict[str, Any], headers: Mapping[str, str]) -> bytes:
-    payload = json.dumps(body).encode()
-    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}"
-        f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
-    )
-    return head.encode() + payload
 
 
 async def _exchange(

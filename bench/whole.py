@@ -14,9 +14,9 @@ from typing import Any
 
 from bench.client import LoadError
 from bench.lines import LineProcess
+from bench.wire import post, share_out
 
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
-READ_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -50,42 +50,19 @@ async def run_block(
     port: int, path: str, bodies: Sequence[dict[str, Any]], connections: int
 ) -> Block:
     """Send all bodies over connections that were opened before the clock starts."""
-    requests = [_request(port, path, body) for body in bodies]
-    opened = [
-        await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(min(connections, len(requests)))
-    ]
-    waiting = iter(enumerate(requests))
-    found: dict[int, tuple[float, bytes]] = {}
+    requests = [post(port, path, body) for body in bodies]
+    wall_s, found = await share_out(port, requests, connections, _exchange)
+    return Block(wall_s, [took for took, _ in found], [json.loads(answer) for _, answer in found])
 
-    async def drain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for number, request in waiting:
-            began = time.perf_counter()
-            async with asyncio.timeout(READ_LIMIT_S):
-                writer.write(request)
-                answer = await _answer(reader)
-            found[number] = time.perf_counter() - began, answer
 
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[float, bytes]:
+    """Time to the whole answer in seconds, and its body."""
     began = time.perf_counter()
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for reader, writer in opened:
-                tasks.create_task(drain(reader, writer))
-        wall_s = time.perf_counter() - began
-    finally:
-        for _, writer in opened:
-            writer.close()
-    in_order = [found[number] for number in range(len(requests))]
-    return Block(wall_s, [took for took, _ in in_order], [json.loads(a) for _, a in in_order])
-
-
-def _request(port: int, path: str, body: dict[str, Any]) -> bytes:
-    payload = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
-    )
-    return head.encode() + payload
+    writer.write(request)
+    answer = await _answer(reader)
+    return time.perf_counter() - began, answer
 
 
 async def _answer(reader: asyncio.StreamReader) -> bytes:

@@ -109,8 +109,7 @@ class FairQueue(Generic[T]):
 
     def take(self, item: T) -> None:
         """Take an item, out of turn maybe, and count its cost. Raises KeyError: it isn't queued."""
-        cost = self._flows(self._paths[item])[-1].items[item]
-        flows = self._take(item)
+        flows, cost = self._take(item)
         for parent, flow in pairwise(flows):
             parent.clock = max(parent.clock, flow.counter)
             self._count(parent, flow, cost)
@@ -204,7 +203,8 @@ class FairQueue(Generic[T]):
                 return flow
             heappop(parent.heap)
 
-    def _take(self, item: T) -> list["_Flow[T]"]:
+    def _take(self, item: T) -> tuple[list["_Flow[T]"], int]:
+        """The flows that it was in, the root first, and its cost."""
         flows = self._flows(self._paths.pop(item))
         leaf = flows[-1]
         cost = leaf.items.pop(item)
@@ -216,7 +216,7 @@ class FairQueue(Generic[T]):
             flow.queued = False
             parent.active -= 1
             parent.active_weight = parent.active_weight - flow.weight if parent.active else 0.0
-        return flows
+        return flows, cost
 
     def _count(self, parent: "_Flow[T]", flow: "_Flow[T]", cost: int) -> None:
         flow.counter += cost / flow.weight

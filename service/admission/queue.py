@@ -199,9 +199,9 @@ class Admission:
             if ticket.turn is not None and ticket.turn.cancelled():
                 self._drop(ticket)  # its record may have ended already, and would end no more
                 continue
-            if not self._has_room(ticket, now):
-                if not self.room.fits(ticket.reserve, now):
-                    break
+            if not self.room.fits(ticket.reserve, now):
+                break
+            if self._is_kept(ticket):
                 ticket = self._other(ticket, now)
                 if ticket is None:
                     break
@@ -220,14 +220,14 @@ class Admission:
         return None
 
     def _has_room(self, ticket: Ticket, now: float) -> bool:
-        """Whether a request may start; some of the last places may be kept for others."""
-        room = self.room
-        if not room.fits(ticket.reserve, now):
-            return False
+        return self.room.fits(ticket.reserve, now) and not self._is_kept(ticket)
+
+    def _is_kept(self, ticket: Ticket) -> bool:
+        """Whether the place that is free is one of those kept for others."""
         kept = self._presence.kept_from(
-            ticket.path[:2], ticket.places, room.at_once, self._queue.backlog_of
+            ticket.path[:2], ticket.places, self.room.at_once, self._queue.backlog_of
         )
-        return not kept or room.running < room.at_once - kept
+        return bool(kept) and self.room.running >= self.room.at_once - kept
 
     def _count(self, ticket: Ticket, more: int) -> None:
         self._metrics.queued.inc(more)

@@ -1,6 +1,7 @@
 """What a database names that lies outside of it, and where: versions, files, parts."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from service.uploads import key_of_part
 
 ARRIVING = ".partial"
 """Ends the name of a file that is not all here yet."""
+
+Tell = Callable[[str], None]
+"""Told of each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,23 @@ class Content:
             raise DigestMismatch(f"{self.key} was altered", hint="restore it from a backup")
         sync_file(arriving)
         arriving.replace(place)
+
+
+def copy_file(source: Path, place: Path) -> None:
+    """All of it is there, or nothing. Raises OSError."""
+    arriving = place.with_name(place.name + ARRIVING)
+    shutil.copyfile(source, arriving)
+    sync_file(arriving)
+    arriving.replace(place)
+
+
+def copy_folder(source: Path, place: Path) -> None:
+    """All files below a folder that are not there already. Raises OSError."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        copy = place / path.relative_to(source)
+        if not (copy.is_file() and digest_file(copy) == digest_file(path)):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(path, copy)
 
 
 def stores_of(home: Home, store: Store) -> tuple[Remote, Remote]:

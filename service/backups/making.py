@@ -13,9 +13,8 @@ are done again; what is still missing then was lost in the home before, and the 
 
 import fcntl
 import os
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from adapters.bases import Base
 from adapters.database import BaseRow, VersionRow
-from adapters.digests import digest_file, sync_file
+from adapters.digests import sync_file
 from adapters.dump import copy_out, opened
 from adapters.errors import DigestMismatch, InvalidInput, InvalidManifest, StoreFailed
 from adapters.home import Home
@@ -36,7 +35,9 @@ from adapters.remote import Absent, Remote
 from adapters.store import Store
 from service.backups.about import DATABASE, MARK, PARTIAL, About, counted, write_about
 from service.backups.contents import (
-    ARRIVING,
+    Tell,
+    copy_file,
+    copy_folder,
     manifest_of,
     named_by,
     named_files,
@@ -46,8 +47,6 @@ from service.backups.contents import (
 
 ROUNDS = 5
 """Copies of the database at most; each but the first because something was deleted meanwhile."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ def back_up(registry: Registry, target: Path, *, bases: bool = True, tell: Tell)
             kept = _copy_bases(database, partial, tell) if bases else []
             counts = counted(database)
         if registry.home.settings.is_file():
-            _copy(registry.home.settings, partial / registry.home.settings.name)
+            copy_file(registry.home.settings, partial / registry.home.settings.name)
         sync_file(partial / DATABASE)
         about = write_about(partial, registry.home.root, counts, kept, last.lost)
         partial.rename(target)
@@ -218,17 +217,6 @@ def _copy_bases(database: Engine, partial: Path, tell: Tell) -> list[str]:
                 f"the folder of the base model {base.name} is gone: {base.path}",
                 hint="add it again with `modiste base add`, or leave base models out: --no-bases",
             )
-        for source in sorted(path for path in base.path.rglob("*") if path.is_file()):
-            place = partial / "bases" / base.name / source.relative_to(base.path)
-            if not (place.is_file() and digest_file(place) == digest_file(source)):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, place)
+        copy_folder(base.path, partial / "bases" / base.name)
         tell(f"the base model {base.name} is copied")
     return [base.name for base in bases]
-
-
-def _copy(source: Path, place: Path) -> None:
-    arriving = place.with_name(place.name + ARRIVING)
-    shutil.copyfile(source, arriving)
-    sync_file(arriving)
-    arriving.replace(place)

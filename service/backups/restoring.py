@@ -6,7 +6,7 @@ that was killed left a mark, and is gone on with by the same command.
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from adapters.cached import open_store
 from adapters.connect import open_database
 from adapters.database import BaseRow
 from adapters.database_url import find_database
-from adapters.digests import digest_file, sync_file
+from adapters.digests import sync_file
 from adapters.dump import check_empty, copy_in, opened
 from adapters.errors import InvalidInput, StoreFailed
 from adapters.home import RESTORING, Home
@@ -26,16 +26,16 @@ from adapters.manifest import parse_manifest
 from adapters.remote import Remote
 from service.backups.about import DATABASE, About, counted, read_about
 from service.backups.contents import (
-    ARRIVING,
     Content,
+    Tell,
+    copy_file,
+    copy_folder,
     manifest_of,
     named_by,
     named_files,
     stores_of,
     version_rows,
 )
-
-Tell = Callable[[str], None]
 
 
 def restore(source: Path, home: Home, tell: Tell) -> tuple[About, dict[str, int]]:
@@ -51,10 +51,10 @@ def restore(source: Path, home: Home, tell: Tell) -> tuple[About, dict[str, int]
         _begin(home, about)
         settings = source / home.settings.name
         if settings.is_file() and not home.settings.exists():
-            _copy(settings, home.settings)
+            copy_file(settings, home.settings)
         _check_database(home)
         place = home.root / f"{DATABASE}{RESTORING}"
-        _copy(source / DATABASE, place)
+        copy_file(source / DATABASE, place)
         with opened(place) as database:  # its tables are brought up to date
             _copy_bases(source, home, about, tell)
             _move_bases(database, home, about, tell)
@@ -118,12 +118,7 @@ def _check_database(home: Home) -> None:
 
 def _copy_bases(source: Path, home: Home, about: About, tell: Tell) -> None:
     for name in about.bases:
-        folder = source / "bases" / name
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            place = home.bases / name / path.relative_to(folder)
-            if not (place.is_file() and digest_file(place) == digest_file(path)):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _copy(path, place)
+        copy_folder(source / "bases" / name, home.bases / name)
         tell(f"the base model {name} is there")
 
 
@@ -192,10 +187,3 @@ def _bring_in(place: Path, home: Home) -> None:
     finally:
         engine.dispose()
     place.unlink()
-
-
-def _copy(path: Path, place: Path) -> None:
-    arriving = place.with_name(place.name + ARRIVING)
-    shutil.copyfile(path, arriving)
-    sync_file(arriving)
-    arriving.replace(place)
