@@ -27,11 +27,7 @@ SPILL = Input(
 )  # fmt: skip
 SLOTS = Input("`max_loras`, set by hand", 64, "64", ASSUMED)
 LOCK_SHARE = Input("share of the time for which the write lock may be held", 0.5, "0.5", ASSUMED)
-KEY_S = Input(
-    "a key that a request's is compared with", 8.9e-8, "0.089 µs",
-    "measured on one core of an AMD EPYC, 10,000 keys",
-)  # fmt: skip
-INPUTS = (ZIPF, SPILL, SLOTS, LOCK_SHARE, KEY_S)
+INPUTS = (ZIPF, SPILL, SLOTS, LOCK_SHARE)
 
 ADAPTERS = (10, 1_000, 100_000)
 RATES = (100, 1_000, 10_000)
@@ -113,13 +109,12 @@ def strains(case: Case, figures: Figures) -> list[Strain]:
 
 def _of_servers(case: Case, figures: Figures) -> list[Strain]:
     each = case.rate / case.servers
-    keys = activity(case, figures).keys
-    request_s = ANSWER.value * FRONT_END_S.value + keys * KEY_S.value
+    request_s = ANSWER.value * FRONT_END_S.value
     still = standing_still(case, figures) / (1 - PLANNED.value)
     return [
         Strain("loads and copies", still, PLACES),
         Strain("slots", figures.adapters / case.server.slots, "`max_loras` up to 256"),
-        Strain("the API process", each * request_s, f"{TOKENS}; more servers"),
+        Strain("the API process", each * request_s, "more servers"),
     ]
 
 

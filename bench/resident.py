@@ -7,7 +7,7 @@ all processes share and the kernel drops as it likes, would hide what grows.
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,6 +90,19 @@ class Window:
 
     def median_processes(self) -> float:
         return statistics.median(len(sample.processes) for sample in self.samples)
+
+
+def memory_row(
+    process: str, windows: Mapping[str, Window], counts: Sequence[str]
+) -> dict[str, float | str]:
+    """A measurement of one process: what it held in each window, by the windows' names."""
+    row: dict[str, float | str] = {"part": "memory", "process": process.rpartition(" ")[0]}
+    for name, window in windows.items():
+        row[f"{name} MiB"] = round(window.median(process, "anonymous_mib"), 1)
+    for what in counts:
+        for name, window in windows.items():
+            row[f"{what}, {name}"] = window.median(process, what)
+    return row
 
 
 def _role(server: Server, pid: int) -> str:

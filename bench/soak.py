@@ -25,7 +25,7 @@ from adapters.errors import AdapterError
 from adapters.registry import Registry
 from bench.harness import Report, at_least, at_most
 from bench.mixed import Traffic
-from bench.resident import Samples, Window
+from bench.resident import Samples, Window, memory_row
 from bench.servers import Server, ServerError, free_port, running
 from bench.tiny import launch
 from tests.made import Recipe, add_tiny_base, publish
@@ -256,19 +256,10 @@ def _claim_memory(report: Report, samples: Samples, span: Span) -> None:
         report.add(at_most(f"{what} more of the process that has most more", more, SPARE))
     more = last.median_processes() - first.median_processes()
     report.add(at_most("processes more", more, 0))
-    for process in lasting:
-        role, _, _ = process.rpartition(" ")
-        report.measurements.append(
-            {
-                "part": "memory", "process": role,
-                "first MiB": round(first.median(process, "anonymous_mib"), 1),
-                "last MiB": round(last.median(process, "anonymous_mib"), 1),
-                "descriptors, first": first.median(process, "descriptors"),
-                "descriptors, last": last.median(process, "descriptors"),
-                "threads, first": first.median(process, "threads"),
-                "threads, last": last.median(process, "threads"),
-            }
-        )  # fmt: skip
+    windows = {"first": first, "last": last}
+    report.measurements += [
+        memory_row(process, windows, ("descriptors", "threads")) for process in lasting
+    ]
     cores = (samples.all[-1].cpu_s - samples.all[0].cpu_s) / samples.all[-1].at_s
     report.measurements.append({"part": "load", "hours": round(span.seconds / 3600, 2),
                                 "cores": round(cores, 2)})  # fmt: skip

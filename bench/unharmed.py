@@ -15,7 +15,7 @@ import httpx
 from adapters.registry import Registry
 from bench.harness import Report, at_least, at_most
 from bench.hostile import Found, send_all
-from bench.resident import Samples, Window
+from bench.resident import Samples, Window, memory_row
 from bench.servers import free_port, running
 from bench.tiny import launch
 from tests.made import Recipe, add_tiny_base, publish
@@ -95,17 +95,8 @@ def _statuses(found: Found) -> dict[int, int]:
 
 def _claim_memory(report: Report, before: Window, after: Window) -> None:
     lasting = sorted(before.lasting() & after.lasting())
-    for process in lasting:
-        role, _, _ = process.rpartition(" ")
-        report.measurements.append(
-            {
-                "part": "memory", "process": role,
-                "before MiB": round(before.median(process, "anonymous_mib"), 1),
-                "after MiB": round(after.median(process, "anonymous_mib"), 1),
-                "descriptors, before": before.median(process, "descriptors"),
-                "descriptors, after": after.median(process, "descriptors"),
-            }
-        )  # fmt: skip
+    windows = {"before": before, "after": after}
+    report.measurements += [memory_row(process, windows, ("descriptors",)) for process in lasting]
     (api,) = [process for process in lasting if process.startswith("api ")]
     growth = after.median(api, "anonymous_mib") / before.median(api, "anonymous_mib")
     report.add(at_most("memory of the API process, after over before", growth, FLAT))

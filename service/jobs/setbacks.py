@@ -1,8 +1,12 @@
-"""Jobs that could not be gone on with for a reason that passes."""
+"""Jobs that could not be gone on with for a reason that passes, and which reasons do."""
 
+import errno
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from time import monotonic
+
+logger = logging.getLogger("modiste.worker")
 
 PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0
 """Before such a job is begun here again; doubled from one time to the next."""
@@ -39,3 +43,24 @@ class Setbacks:
             if now > until + _FORGOTTEN_S:
                 del self._pauses[job]
         return [job for job, (_, until) in self._pauses.items() if now < until]
+
+
+def in_words(error: Exception) -> str:
+    """An error as a caller may read it: without places on this machine."""
+    if isinstance(error, OSError):
+        return error.strerror or "the worker's machine or network failed"
+    return str(getattr(error, "message", error))
+
+
+def tell_of(error: Exception, what: str) -> None:
+    if passes(error):
+        logger.warning("%s: %s", what, error)
+    else:
+        logger.error("%s", what, exc_info=error)
+
+
+def passes(error: Exception) -> bool:
+    """Whether an error says nothing of the job at which it came, such as a full disk."""
+    if isinstance(error, OSError):
+        return error.errno != errno.E2BIG  # what the job asks for is too long, and stays so
+    return bool(getattr(error, "retryable", False))

@@ -11,7 +11,6 @@ and begun again after a pause.
 """
 
 import argparse
-import errno
 import logging
 import os
 import signal
@@ -40,7 +39,7 @@ from service.jobs.preparation import Preparation
 from service.jobs.queue import LEASE_S, Jobs, LeaseLost
 from service.jobs.ray_jobs import RayJobs
 from service.jobs.room import Lack, Memory, Need, Patience, gpu_memory, host_memory, lack, needed
-from service.jobs.setbacks import Setbacks
+from service.jobs.setbacks import Setbacks, in_words, passes, tell_of
 from service.jobs.states import ENDED, FAILED, Outcome
 from service.jobs.success import Success
 from service.logs import begin_worker
@@ -141,7 +140,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - told; it is tried again
             self._leases.failed()
             self._reach_again = time.monotonic() + LOOK_AGAIN_S
-            _tell_of(error, "no job was begun")
+            tell_of(error, "no job was begun")
 
     def _look_at(self, line: list[JobRow]) -> None:
         bases = {base.name: base for base in self.registry.bases()}
@@ -224,7 +223,7 @@ class Worker:
             except LeaseLost:
                 self._leave(attempt)
             except Exception as error:  # noqa: BLE001 - one job must not end the others
-                if _passes(error):
+                if passes(error):
                     attempt.again = time.monotonic() + AGAIN_S
                     logger.warning("%s: %s", job.id, error)
                 else:
@@ -252,8 +251,8 @@ class Worker:
     def _stumble(self, job: JobRow, error: Exception) -> None:
         """A job could not be begun, or gone on with: give it back where that passes, or fail it."""
         self._leases.let_go(job.id)
-        self._setbacks.owe(job.id, f"Waiting: {_in_words(error)}")
-        if _passes(error):
+        self._setbacks.owe(job.id, f"Waiting: {in_words(error)}")
+        if passes(error):
             logger.warning("%s waits: %s", job.id, error)
             self._setbacks.pause(job.id)
             self._look_again = time.monotonic() + LOOK_AGAIN_S
@@ -282,7 +281,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - told; it is tried again
                 self._leases.failed()
                 self._reach_again = time.monotonic() + LOOK_AGAIN_S
-                _tell_of(error, f"{id_} was not given back")
+                tell_of(error, f"{id_} was not given back")
                 return
             self._setbacks.settle(id_)
 
@@ -293,7 +292,7 @@ class Worker:
             if self.jobs.statuses([job.id]).get(job.id) in ENDED:
                 clear(self._folder(job))
         except Exception as error:  # noqa: BLE001 - told; it is done when all are looked at
-            _tell_of(error, f"the folder of {job.id} was not cleared")
+            tell_of(error, f"the folder of {job.id} was not cleared")
 
     def _clean(self) -> None:
         """What is left of jobs that ended elsewhere, or while no worker was there."""
@@ -307,28 +306,7 @@ class Worker:
                 sweep(self.registry.home.jobs, self.jobs.statuses)
                 self._sweep_due = now + SWEEP_EVERY_S
         except Exception as error:  # noqa: BLE001 - told; it is tried again
-            _tell_of(error, "what jobs left was not cleaned up")
-
-
-def _in_words(error: Exception) -> str:
-    """An error as a caller may read it: without places on this machine."""
-    if isinstance(error, OSError):
-        return error.strerror or "the worker's machine or network failed"
-    return str(getattr(error, "message", error))
-
-
-def _tell_of(error: Exception, what: str) -> None:
-    if _passes(error):
-        logger.warning("%s: %s", what, error)
-    else:
-        logger.error("%s", what, exc_info=error)
-
-
-def _passes(error: Exception) -> bool:
-    """Whether an error says nothing of the job at which it came, such as a full disk."""
-    if isinstance(error, OSError):
-        return error.errno != errno.E2BIG  # what the job asks for is too long, and stays so
-    return bool(getattr(error, "retryable", False))
+            tell_of(error, "what jobs left was not cleaned up")
 
 
 def _too_large(lacking: Lack) -> BadRequest:
@@ -339,8 +317,7 @@ def _too_large(lacking: Lack) -> BadRequest:
     )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a worker until it gets SIGTERM or Ctrl-C."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="worker", description="Do fine-tuning jobs.")
     parser.add_argument("--home", type=Path, help="the home folder instead of MODISTE_HOME")
     parser.add_argument("--jobs", type=int, default=1, help="jobs at once, where memory allows")
@@ -374,6 +351,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log-format", default="text", choices=("text", "json"))
     # the server's own worker ends with it, however that ends
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until it gets SIGTERM or Ctrl-C."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.parent is not None:
         die_with_parent(signal.SIGTERM)
