@@ -20,7 +20,8 @@ def install() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sampler.install()
     if on_cpu():
-        from service import forked, lora_ops
+        from service import forked, lora_ops, waiting
 
+        waiting.install()
         lora_ops.install()
         forked.install()

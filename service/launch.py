@@ -25,6 +25,7 @@ from service.keys import Keys
 from service.oidc import Issuer
 from service.redaction import Secrets
 from service.settings import Settings, SettingsError
+from service.waiting import FEW_CORES
 
 logger = logging.getLogger("modiste.launch")
 
@@ -36,7 +37,6 @@ STRUCTURE = "--structured-outputs-config"
 COMPILED_PRODUCTS = 256
 """That oneDNN keeps; vLLM keeps 32 for each shape of weights beside them."""
 
-FEW_CORES = 2
 TINY = 20_000_000
 """Parameters: a step of so small a model is shorter than its threads' waits for each other."""
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,11 @@ class Load:
     @property
     def failed(self) -> list[Asked]:
         return [one for one in self.asked if one.failure]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How often each server's requests failed in which way."""
+        return Counter(f"{one.failure} of {one.server or 'none'}" for one in self.failed)
 
     def wait_for_more(self, count: int) -> None:
         wanted, deadline = len(self.asked) + count, time.monotonic() + 120

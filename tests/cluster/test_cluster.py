@@ -53,7 +53,7 @@ def test_a_rolling_update_under_load_fails_no_request(cluster: Cluster, figures:
         "rolling update",
         at_most("rolling update: requests that failed, without retries of clients",
                 len(seen.failed), 0),
-        requests=len(seen.asked), longest_s=longest_s(seen.asked),
+        requests=len(seen.asked), failures=seen.failures, longest_s=longest_s(seen.asked),
     )  # fmt: skip
     assert codes == [0, 0]
     assert {one.server for one in seen.asked[-SETTLED:]} == {one.name for one in cluster.members}
