@@ -150,7 +150,7 @@ def fields_of(record: Record) -> dict[str, Any]:
         record.request_id, record.trace_id or _trace_of(record.traceparent), record.caller,
         record.project, record.method, record.route, record.task, record.asked[:_LONGEST_NAME],
         "" if record.model is None else record.model.reference, record.status, record.error_code,
-        _ms(max(one.queued_s for one in passes)) if passes else None,
+        _ms(record.queued_s + max(one.queued_s for one in passes)) if passes else None,
         None if first is None else _ms(first - record.started), _ms(now - record.started),
         record.prompt_tokens, record.cached_tokens, record.completion_tokens,
         ",".join(dict.fromkeys(record.finish_reasons)),

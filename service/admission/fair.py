@@ -5,7 +5,8 @@ Models", 2024): start-time fair queueing (Goyal et al., 1996) whose costs are co
 are known. Each flow counts the tokens that it was given, over its weight; the backlogged flow
 that counts least is next, and one that comes back from idleness begins where the others are. It
 is done level by level, as in hierarchical fair queueing (Bennett and Zhang, 1996), so what
-happens within a project doesn't change its share.
+happens within a project doesn't change its share. A flow that takes less than its share may save a
+little of it, so that its requests need not come as evenly as its share does.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,10 +54,13 @@ class FairQueue(Generic[T]):
 
     Args:
         weigh: a flow's weight among its siblings, from its path; above 0.
+        credit: the cost that a flow may have saved, from its path; 0 or more.
     """
 
-    def __init__(self, weigh: Callable[[Path], float]) -> None:
-        self._weigh = weigh
+    def __init__(
+        self, weigh: Callable[[Path], float], credit: Callable[[Path], float] = lambda _: 0.0
+    ) -> None:
+        self._weigh, self._credit = weigh, credit
         self._root: _Flow[T] = _Flow(1.0, 0.0)
         self._paths: dict[T, Path] = {}
         self._ties = count()
@@ -77,11 +81,11 @@ class FairQueue(Generic[T]):
         flows = self._flows(path)
         self._paths[item] = path
         flows[-1].items[item] = cost
-        for parent, flow in pairwise(flows):
+        for depth, (parent, flow) in enumerate(pairwise(flows), 1):
             parent.backlog += cost
             if not flow.queued:
                 flow.queued = True
-                flow.counter = max(flow.counter, parent.clock)  # idleness collects no credit
+                flow.counter = max(flow.counter, self._earliest(parent, path[:depth], flow.weight))
                 parent.active += 1
                 parent.active_weight += flow.weight
                 heappush(parent.heap, (flow.counter, next(self._ties), flow))
@@ -116,8 +120,9 @@ class FairQueue(Generic[T]):
 
     def charge(self, path: Path, cost: int) -> None:
         """Count an item that is served at once: as `push` and `pop` where nothing is queued."""
-        for parent, flow in pairwise(self._flows(path)):
-            parent.clock = flow.counter = max(flow.counter, parent.clock)
+        for depth, (parent, flow) in enumerate(pairwise(self._flows(path)), 1):
+            flow.counter = max(flow.counter, self._earliest(parent, path[:depth], flow.weight))
+            parent.clock = max(parent.clock, flow.counter)
             flow.counter += cost / flow.weight
 
     def remove(self, item: T) -> None:
@@ -139,20 +144,20 @@ class FairQueue(Generic[T]):
 
         Siblings are taken to have enough queued for their whole share, so it may be too much.
         """
-        chain: list[tuple[_Flow[T], _Flow[T] | None, float]] = []
+        chain: list[tuple[_Flow[T], _Flow[T] | None, float, float]] = []
         parent: _Flow[T] | None = self._root
-        for depth, key in enumerate(path):
+        for depth, key in enumerate(path, 1):
             if parent is None:
                 break
             flow = parent.children.get(key)
-            weight = self._weigh(path[: depth + 1]) if flow is None else flow.weight
-            chain.append((parent, flow, weight))
+            weight = self._weigh(path[:depth]) if flow is None else flow.weight
+            chain.append((parent, flow, weight, self._earliest(parent, path[:depth], weight)))
             parent = flow
         before = 0.0 if parent is None else float(parent.backlog)
-        for parent, flow, weight in reversed(chain):
+        for parent, flow, weight, earliest in reversed(chain):
             others = parent.active_weight - (weight if flow is not None and flow.queued else 0.0)
-            lead = 0.0 if flow is None else max(0.0, flow.counter - parent.clock)
-            before = min(parent.backlog, before + (lead + before / weight) * others)
+            lead = (parent.clock if flow is None else max(flow.counter, earliest)) - parent.clock
+            before = min(parent.backlog, before + max(0.0, lead + before / weight) * others)
         return before
 
     def newest_of_heaviest(self, path: Path) -> T | None:
@@ -170,6 +175,10 @@ class FairQueue(Generic[T]):
         return 0 if flow is None else flow.backlog
 
     # within
+
+    def _earliest(self, parent: "_Flow[T]", path: Path, weight: float) -> float:
+        """Where a flow begins that comes back from idleness, by its parent's clock."""
+        return parent.clock - self._credit(path) / weight
 
     def _flow(self, path: Path) -> "_Flow[T] | None":
         flow: _Flow[T] | None = self._root

@@ -27,6 +27,8 @@ CLASS_WEIGHTS = {"interactive": 18.0, "batch": 1.0, "evaluation": 1.0}
 LOOK_S = 0.5
 """While requests wait: the engine's figures become old without anybody telling."""
 LONGEST_RETRY_S = 600
+USUAL = 16
+"""Requests over which what they cost is averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,10 @@ class Admission:
         self.room, self.limits, self._metrics, self._traffic = room, limits, metrics, traffic
         self._clock = clock
         self.pace, self.forecast = Pace(), Forecast()
-        self._queue: FairQueue[Ticket] = FairQueue(self._weight)
+        self._queue: FairQueue[Ticket] = FairQueue(self._weight, self._credit)
         self._presence = Presence(self._weight)
+        self._usual = 0.0
+        """What requests cost lately, each of its places."""
         self._bounded = self._bounded_tokens = 0
         """What waits without the server's own."""
         self._look: asyncio.TimerHandle | None = None
@@ -111,7 +115,7 @@ class Admission:
         if not more:
             return False
         self.room.take(more, tokens)
-        self._presence.hold(ticket.path[:2], more)
+        self._presence.hold(ticket.path[:2], more, self._clock())
         self._metrics.running.inc(more)
         return True
 
@@ -121,6 +125,13 @@ class Admission:
         if len(path) == 1:
             return CLASS_WEIGHTS[path[0]]
         return self.limits.weights.get(path[1], 1.0) if len(path) == 2 else 1.0
+
+    def _credit(self, path: Path) -> float:
+        """A project may save as much as its share of the places costs: so many requests may come
+        at once of one that mostly has fewer."""
+        if len(path) != 2:
+            return 0.0
+        return self._usual * self._presence.share(path, self.room.at_once)
 
     def _check(self, ticket: Ticket) -> None:
         expected = self._expected_s(ticket.path)
@@ -201,7 +212,7 @@ class Admission:
                 continue
             if not self.room.fits(ticket.reserve, now):
                 break
-            if self._is_kept(ticket):
+            if self._is_kept(ticket, now):
                 ticket = self._other(ticket, now)
                 if ticket is None:
                     break
@@ -220,12 +231,12 @@ class Admission:
         return None
 
     def _has_room(self, ticket: Ticket, now: float) -> bool:
-        return self.room.fits(ticket.reserve, now) and not self._is_kept(ticket)
+        return self.room.fits(ticket.reserve, now) and not self._is_kept(ticket, now)
 
-    def _is_kept(self, ticket: Ticket) -> bool:
+    def _is_kept(self, ticket: Ticket, now: float) -> bool:
         """Whether the place that is free is one of those kept for others."""
         kept = self._presence.kept_from(
-            ticket.path[:2], ticket.places, self.room.at_once, self._queue.backlog_of
+            ticket.path[:2], ticket.places, self.room.at_once, self._queue.backlog_of, now
         )
         return bool(kept) and self.room.running >= self.room.at_once - kept
 
@@ -249,6 +260,7 @@ class Admission:
         record = ticket.record
         ticket.state = STARTED
         self._take(ticket, ticket.places)
+        self._usual += (ticket.cost / ticket.places - self._usual) / USUAL
         if record.sequences is None and ticket.size.sequences > ticket.places:
             record.sequences = asyncio.Semaphore(max(1, ticket.places // ticket.width))
         record.queued_s = now - ticket.since

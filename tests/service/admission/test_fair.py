@@ -172,6 +172,25 @@ def test_idleness_collects_no_credit(alone: int) -> None:
     assert abs(first["idle"] - first["busy"]) <= 2
 
 
+@given(alone=st.integers(0, 100), credit=st.integers(0, 200), weight=st.sampled_from([0.5, 1, 3]))
+def test_what_idleness_saves_is_bounded(alone: int, credit: int, weight: float) -> None:
+    queue: FairQueue[Any] = FairQueue(
+        lambda path: weight if path == ("idle",) else 1.0,
+        lambda path: float(credit) if path == ("idle",) else 0.0,
+    )
+    queue.charge(("idle", "x"), 10)
+    for _ in range(alone):
+        queue.charge(("busy", "x"), 10)
+    for number in range(40):
+        queue.push(("busy", "x"), ("busy", number), 10)
+        queue.push(("idle", "x"), ("idle", number), 10)
+    before = 0
+    while queue.pop()[0] == "idle":
+        before += 10
+    saved = min(credit, max(0.0, weight * 10 * alone - 10))
+    assert abs(before - saved) <= 10 + 10 * weight
+
+
 def test_a_project_gains_nothing_by_more_adapters() -> None:
     queue = queue_of()
     for number in range(40):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.admission.pace import Size
-from service.admission.presence import LATELY_S
+from service.admission.presence import LATELY_S, PEAK_S
 from service.admission.room import Step
 from service.admission.ticket import Want
 from service.record import PRIORITY_BATCH, Record
@@ -74,6 +74,39 @@ def test_a_place_is_kept_for_a_project_that_was_there_lately() -> None:
     run(work)
 
 
+def test_as_many_places_are_kept_as_somebody_had_at_once_a_moment_ago() -> None:
+    async def work() -> None:
+        busy = Busy(sequences=16)
+        await busy.arrive(3, project="light")
+        flood = asyncio.create_task(busy.arrive(150, project="flood"))
+        for _ in range(4):
+            await asyncio.sleep(2.3)
+            assert waits(await busy.arrive(3, project="light")) == [0, 0, 0]
+        await asyncio.sleep(2 * PEAK_S)
+        assert busy.at_once == 0
+        assert max(waits(await flood)) <= 12  # 13 places were the flood's
+        await busy.arrive(9, project="light")
+        flood = asyncio.create_task(busy.arrive(60, project="flood"))
+        await asyncio.sleep(0.1)
+        assert busy.at_once == 12  # a quarter is kept at most
+        await flood
+
+    run(work)
+
+
+def test_a_project_that_takes_less_than_its_share_may_come_in_bursts() -> None:
+    async def work() -> None:
+        busy = Busy(sequences=8)
+        flood = await flooded(busy, 40)
+        for _ in range(4):
+            records = await busy.arrive(4, project="light", wait_s=5)
+            assert max(waits(records)) <= 1.01  # the next places that become free are its own
+            await asyncio.sleep(4)
+        await flood
+
+    run(work)
+
+
 def test_no_place_stays_empty_for_one_who_has_not_been_there_for_long() -> None:
     async def work() -> None:
         busy = Busy(sequences=4)
@@ -92,7 +125,7 @@ def test_no_place_stays_empty_while_all_wait(weights: dict[str, float]) -> None:
         began = now()
         asked = [busy.arrive(40, project="a"), busy.arrive(40, project="b")]
         await asyncio.gather(*asked)
-        assert now() - began <= 11  # ten seconds' work, and the last of one project alone
+        assert now() - began <= 12  # ten seconds' work, and the last of one project alone
 
     run(work)
 
