@@ -87,6 +87,13 @@ def test_the_fields_are_documented() -> None:
     assert [name for name in FIELDS if f"`{name}`" not in table] == []
 
 
+def test_the_wait_for_a_turn_is_part_of_the_wait() -> None:
+    record = finished()
+    record.queued_s = 1.5
+
+    assert fields_of(record)["queued_ms"] == 1700
+
+
 def test_no_wait_is_told_as_such() -> None:
     record = finished()
     record.passes = [Pass(record.started, record.started + 1, 0.0, 0.1, 0.8, 3)]
