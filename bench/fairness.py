@@ -15,13 +15,16 @@ from pathlib import Path
 
 from adapters.registry import Registry
 from bench.arrivals import Arrival, OpenLoop, Outcome, poisson
-from bench.goodput import PATIENCE_S, QUIET, SEQUENCES, burst, chat
+from bench.goodput import PATIENCE_S, QUIET, burst, chat
 from bench.harness import Report, at_least, at_most
 from bench.overhead import distinct_prompts
 from bench.servers import MODISTE, Launch, Server, free_port, running
 from service.auth import REFRESH_S
 from service.keys import Keys
 
+SEQUENCES = 6
+"""On two cores steps of up to six take about as long as steps of one, those of eight half as long
+again: an answer beside others would be slower by that alone, whoever's turn it was."""
 SHARE = 0.5
 """Of each of two projects with equal weights."""
 FLOOD, LIGHT = 10 * SHARE, 0.5 * SHARE
