@@ -29,6 +29,8 @@ LOOK_S = 0.5
 LONGEST_RETRY_S = 600
 USUAL = 16
 """Requests over which what they cost is averaged."""
+SAVED = 4
+"""Answers in each place of its share whose cost a project may save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,11 @@ class Admission:
         return self.limits.weights.get(path[1], 1.0) if len(path) == 2 else 1.0
 
     def _credit(self, path: Path) -> float:
-        """A project may save as much as its share of the places costs: so many requests may come
-        at once of one that mostly has fewer."""
+        """A project may save what some answers in all of its share of the places cost: so many of
+        its requests may come together, if mostly fewer do."""
         if len(path) != 2:
             return 0.0
-        return self._usual * self._presence.share(path, self.room.at_once)
+        return SAVED * self._usual * self._presence.share(path, self.room.at_once)
 
     def _check(self, ticket: Ticket) -> None:
         expected = self._expected_s(ticket.path)
