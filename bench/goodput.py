@@ -4,7 +4,8 @@ Modiste and bare vLLM are up with the same base and flags; vLLM's bound of its o
 (`--max-num-queued-reqs`) is the best of several, tried at 4 times. What a server can do is measured
 with as many callers as it runs sequences; how long an answer takes then scales the objective:
 2 s to the first token and 10 s to the last belong to a machine whose full engine answers in 5 s.
-Callers hang up when the 10 s have passed. Loads alternate between the servers.
+Callers hang up when the 10 s have passed. Loads alternate between the servers, in several rounds
+whose medians count.
 """
 
 import os
@@ -12,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ WAIT_SHARE = 0.5
 """Of the time to the first token: so long callers let a request wait; the rest is the engine's."""
 QUEUES, QUEUES_SHORT = (1.0, 1.25, 1.5), (1.0, 1.25)
 """What vLLM's bound is tried with: running and waiting requests over those that run."""
-SECONDS, SECONDS_SHORT = 60.0, 15.0
+SECONDS = 20.0
+ROUNDS, ROUNDS_SHORT = 3, 1
+"""Of all loads: the machine's own pace changes within minutes."""
 PATIENCE_S = 120.0
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
@@ -67,7 +70,6 @@ class Full:
 
 def measure(report: Report, folder: Path, *, short: bool) -> None:
     """Load both servers and compare."""
-    seconds = SECONDS_SHORT if short else SECONDS
     prompts = distinct_prompts()
     with running(launches(short=short), folder / "logs") as servers, OpenLoop() as callers:
         ours, *bare = servers
@@ -76,9 +78,9 @@ def measure(report: Report, folder: Path, *, short: bool) -> None:
         known = burst(callers, ours, prompts, 4 * SEQUENCES)
         objective = known.objective()
         print(f"{known}, {objective}", file=sys.stderr, flush=True)
-        load = Load(callers, prompts, objective, known.per_s, seconds)
+        load = Load(callers, prompts, objective, known.per_s)
         peer = max(bare, key=lambda server: load.met(load.send(server, LOADS[-1], 0)))
-        found = load.all(ours, peer)
+        found = load.all(ours, peer, ROUNDS_SHORT if short else ROUNDS)
     claim(report, found, known, objective, peer.label)
 
 
@@ -128,14 +130,13 @@ class Load:
     """Sends multiples of what a server can do."""
 
     def __init__(
-        self, callers: OpenLoop, prompts: Iterator[str], objective: Objective, per_s: float,
-        seconds: float,
-    ) -> None:  # fmt: skip
+        self, callers: OpenLoop, prompts: Iterator[str], objective: Objective, per_s: float
+    ) -> None:
         self._callers, self._prompts, self._objective = callers, prompts, objective
-        self._per_s, self._seconds = per_s, seconds
+        self._per_s = per_s
 
     def send(self, server: Server, times: float, seed: int) -> list[Outcome]:
-        moments = list(poisson(times * self._per_s, self._seconds, seed))
+        moments = list(poisson(times * self._per_s, SECONDS, seed))
         headers = {}
         if server.label == "modiste":
             headers = {"x-modiste-timeout-s": f"{self._objective.ttft_s * WAIT_SHARE:.3f}"}
@@ -149,42 +150,57 @@ class Load:
 
     def met(self, outcomes: Sequence[Outcome]) -> float:
         """Answers that met the objective, a second."""
-        return sum(map(self._objective.met_by, outcomes)) / self._seconds
+        return sum(map(self._objective.met_by, outcomes)) / SECONDS
 
-    def all(self, ours: Server, peer: Server) -> "Found":
-        """Each load on both, who is first in turn."""
-        found: Found = {"modiste": {}, "vllm": {}}
-        for number, times in enumerate(LOADS):
-            for side in paired_order(number):
+    def all(self, ours: Server, peer: Server, rounds: int) -> "Found":
+        """Each load on both in each round, who is first in turn."""
+        found: Found = {side: {times: Met() for times in LOADS} for side in ("modiste", "vllm")}
+        for number, times in enumerate(LOADS * rounds):
+            for side in paired_order(number + number // len(LOADS)):
                 server, label = ((ours, "modiste"), (peer, "vllm"))[side]
                 outcomes = self.send(server, times, seed=number)
-                found[label][times] = self.met(outcomes), outcomes
-                print(f"{label} at {times:g}: {found[label][times][0]:.2f}/s", file=sys.stderr)
+                met = self.met(outcomes)
+                found[label][times].rates.append(met)
+                found[label][times].outcomes.extend(outcomes)
+                print(f"{label} at {times:g}: {met:.2f}/s", file=sys.stderr, flush=True)
         return found
 
 
-Found = dict[str, dict[float, tuple[float, list[Outcome]]]]
-"""By server and load: goodput and what became of each request."""
+@dataclass(frozen=True)
+class Met:
+    """A server under a load: goodput in each round, and what became of each request."""
+
+    rates: list[float] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+
+Found = dict[str, dict[float, Met]]
+"""By server and load."""
 
 
 def claim(report: Report, found: Found, known: Full, objective: Objective, peer: str) -> None:
     """Ours keeps its goodput; the peer's stands beside."""
-    peak = max(met for met, _ in found["modiste"].values())
-    most = LOADS[-1]
-    kept = found["modiste"][most][0] / peak
+    most = found["modiste"][LOADS[-1]]
+    kept = most.rate / max(met.rate for met in found["modiste"].values())
     report.add(at_least("goodput at 4 times what the server can do, over its best", kept, 0.9))
     refused = [
         outcome.end_s
-        for outcome in found["modiste"][most][1]
+        for outcome in most.outcomes
         if outcome.status == 429 and outcome.end_s is not None
     ]
     report.add(at_least("refusals at 4 times", len(refused), 1))
     for label, loads in found.items():
-        for times, (met, outcomes) in loads.items():
+        for times, met in loads.items():
+            outcomes = met.outcomes
             report.measurements.append(
                 {
                     "server": label if label == "modiste" else peer, "load": times,
-                    "requests": len(outcomes), "in time/s": round(met, 2),
+                    "requests": len(outcomes), "in time/s": round(met.rate, 2),
+                    "of its best": round(met.rate / max(m.rate for m in loads.values()), 2),
                     "answered": sum(outcome.answered for outcome in outcomes),
                     "refused": sum(outcome.status in (429, 503) for outcome in outcomes),
                     "TTFT p95 s": _p95([o.ttft_s for o in outcomes if o.ttft_s is not None]),

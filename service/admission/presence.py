@@ -3,8 +3,9 @@
 Requests of one project that come together also end together, so all places may be taken for the
 length of an answer when another project's request comes. While somebody who holds less than its
 share was there lately and has nothing queued, whoever would have more than its own share leaves
-some places free: a sixteenth, or as many as the other had at once in the last seconds, a quarter at most. One
-project alone takes all of them, and so do several that all wait: the queue gives them their turns.
+some places free: a sixteenth, or as many as the other had at once in the last seconds, a quarter at
+most. One project alone takes all of them, and so do several that all wait: the queue gives them
+their turns.
 """
 
 from collections import Counter, OrderedDict, defaultdict

@@ -9,8 +9,12 @@ FULL = 0.97
 
 
 def ahead_of(sequences: int) -> int:
-    """So many more than the engine runs, that a place which becomes free is taken at once."""
-    return max(1, sequences // 8)
+    """So many more than the engine runs, that a place which becomes free is taken at once.
+
+    None of few, whose place is free for a step in some hundred: whoever waits in the engine waits
+    longer than he may, and out of turn.
+    """
+    return 0 if sequences < 16 else sequences // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Room:
             return False
         if now - self._at > FRESH_S:
             return True
-        return self._step.waiting < self._ahead and self._step.cache < FULL
+        return self._step.waiting < max(1, self._ahead) and self._step.cache < FULL
 
     def take(self, sequences: int, tokens: int) -> None:
         """Count what is taken, or with negative numbers what is free again."""

@@ -9,7 +9,7 @@ by itself.
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 from time import monotonic
 
@@ -76,7 +76,8 @@ class Ahead:
             if _hold_places(asked.subjects):
                 if not stock.places:
                     return None
-                asked = replace(asked, request=stock.places.pop()[0])
+                name = stock.places.pop()[0]
+                asked = Take(name, asked.project, asked.subjects, asked.tokens)
             stock.requests -= 1
             stock.tokens -= asked.tokens
             stock.used = now
@@ -177,7 +178,10 @@ class Ahead:
 
 
 def _hold_places(subjects: Subjects) -> bool:
-    return any(one.limits.concurrent is not None for one in subjects)
+    for one in subjects:  # noqa: SIM110 - a generator costs more, and each request asks twice
+        if one.limits.concurrent is not None:
+            return True
+    return False
 
 
 def _whole(one: Seen) -> Seen:

@@ -37,6 +37,8 @@ FOLLOW_S = 1.0
 AWAY_S = 5.0
 """So long a database that could not be used is not asked again."""
 _SWEEP_S = 60.0
+MOST_FOUND = 10_000
+"""Callers whose limits are kept between two looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Limiter:
         self._ahead = Ahead()
         self._asking: dict[tuple[Subject, ...], asyncio.Future[_Taken]] = {}
         """The last question to the database for a caller, while it is not answered."""
+        self._found: dict[tuple[str, str, bool], tuple[Subject, ...]] = {}
+        """Whose limits hold, by caller and project, until it is looked up again."""
         self._server, self._numbers = server, count()
         self._held = 0
         self._unsettled: list[Callable[[], None]] = []
@@ -92,6 +96,7 @@ class Limiter:
             StoreFailed: the database can't be read; what is known stays.
         """
         self._of_keys, self._of_projects = self._keys.limited(), self._projects.limited()
+        self._found = {}
 
     async def admit(self, record: Record, scope: Scope, receive: Receive) -> Receive:
         """Let a request begin that is within its limits; what it reads its body from then on.
@@ -147,6 +152,14 @@ class Limiter:
         Lines of batches have the same ones again beside those of requests: they wait, and would
         leave a caller nothing for requests. How many run at once is the server's own choice.
         """
+        known, key = self._found, (record.caller, record.project, of_batch)
+        if (found := known.get(key)) is None:
+            found = self._look_up(record, of_batch=of_batch)
+            if len(known) < MOST_FOUND:
+                known[key] = found
+        return found
+
+    def _look_up(self, record: Record, *, of_batch: bool) -> tuple[Subject, ...]:
         pairs = (
             ("key", record.caller, self._of_keys, self._defaults.key),
             ("project", record.project, self._of_projects, self._defaults.project),

@@ -118,18 +118,20 @@ class Outcome:
         return found
 
     def _requests(self, one: Seen) -> Meter | None:
-        limit = one.limits.requests_per_minute
-        if limit is None:
-            return None
-        last = max((use.second for use in one.uses if use.requests > 0), default=None)
-        return self._meter(limit, sum(use.requests for use in one.uses), last)
+        return self._left(one.limits.requests_per_minute, one.uses, 1)
 
     def _tokens(self, one: Seen) -> Meter | None:
-        limit = one.limits.tokens_per_minute
+        return self._left(one.limits.tokens_per_minute, one.uses, 2)
+
+    def _left(self, limit: int | None, uses: Sequence[Use], part: int) -> Meter | None:
+        """part: of a use, what the limit is of."""
         if limit is None:
             return None
-        last = max((use.second for use in one.uses if use.tokens > 0), default=None)
-        return self._meter(limit, sum(use.tokens for use in one.uses), last)
+        used, last = 0, None
+        for use in uses:
+            used += use[part]
+            last = use.second if use[part] > 0 else last
+        return self._meter(limit, used, last)
 
     def _meter(self, limit: int, used: int, last: int | None) -> Meter:
         reset_s = 0.0 if last is None else max(0.0, _gone(last) - self.now)

@@ -12,10 +12,12 @@ writer, PostgreSQL an advisory lock of the project, and there all goes in one ro
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, TextClause, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
@@ -46,6 +48,9 @@ class Subject:
 
     id: str
     limits: Limits
+
+    def __hash__(self) -> int:
+        return hash(self.id)  # which strings keep; each request asks several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ class Windows:
     ) -> None:
         self._engine, self._server, self._clock = engine, server, clock
         self._texts: dict[str, str] = {}
+        self._parsed: dict[str, TextClause] = {}
         self._pipelines = engine.dialect.name == "postgresql"
         self._alone = Lock()
         """Threads of one process would only wake each other by SQLite's pauses."""
@@ -219,8 +225,11 @@ class Windows:
         if self._pipelines:
             return self._pipelined(statements, project)
         with self._alone, told(self._engine), self._engine.begin() as connection:
-            for sql, values in statements:
-                result = connection.execute(text(sql), values)
+            for sql, same in groupby(statements, itemgetter(0)):
+                parsed = self._parsed.get(sql)
+                if parsed is None:
+                    parsed = self._parsed[sql] = text(sql)
+                result = connection.execute(parsed, [values for _, values in same])
             return list(result) if result.returns_rows else []
 
     def _pipelined(self, statements: Sequence[Statement], project: str | None) -> list[Any]:

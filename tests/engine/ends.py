@@ -25,8 +25,15 @@ def workers(pid: int) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(pid).children(recursive=True)
-        if "service.jobs.worker" in child.cmdline()
+        if "service.jobs.worker" in _command(child)
     ]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # it has ended since
+        return []
 
 
 def alive(process: psutil.Process) -> bool:

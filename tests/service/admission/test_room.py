@@ -6,7 +6,7 @@ from service.admission.room import Room, Step
 def test_the_room_is_that_of_the_engine_and_a_little_ahead() -> None:
     room = Room(16)
     assert (room.at_once, room.sequences, room.widest) == (16, 18, 9)
-    assert (Room(1).sequences, Room(1).widest) == (2, 1)
+    assert (Room(8).sequences, Room(1).sequences, Room(1).widest) == (8, 1, 1)
 
 
 def test_an_operators_number_is_kept_exactly() -> None:
@@ -36,3 +36,12 @@ def test_what_the_engine_says_counts_while_it_is_new() -> None:
     assert not room.fits(1, 20.0)
     room.observe(Step(tokens=0, waiting=1, cache=0.5), 20.0)
     assert room.fits(1, 20.0)
+
+
+def test_where_nothing_waits_in_a_small_engine_there_is_room() -> None:
+    room = Room(4)
+    room.take(3, 0)
+    room.observe(Step(tokens=0, waiting=0, cache=0.0), 10.0)
+    assert room.fits(1, 10.0)
+    room.observe(Step(tokens=0, waiting=1, cache=0.0), 10.0)
+    assert not room.fits(1, 10.0)
