@@ -31,7 +31,10 @@ STORE_AWAY_S = 60.0
 
 
 def chat(client: httpx.Client, model: str) -> httpx.Response:
-    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "save"}]}
+    body = {
+        "model": model, "max_tokens": 4, "temperature": 0,
+        "messages": [{"role": "user", "content": "save"}],
+    }  # fmt: skip
     return client.post("/v1/chat/completions", json=body)
 
 
