@@ -17,10 +17,12 @@ SLEEP_S = 0.0001
 
 def install() -> None:
     """Change vLLM's wait, in a process that has few cores."""
+    if len(os.sched_getaffinity(0)) > FEW_CORES:
+        return
     from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
     original = SpinCondition.wait
-    if len(os.sched_getaffinity(0)) > FEW_CORES or getattr(original, "_sleeps", False):
+    if getattr(original, "_sleeps", False):
         return
 
     def wait(self: Any, timeout_ms: int | None = None) -> None:

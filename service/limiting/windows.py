@@ -12,12 +12,13 @@ writer, PostgreSQL an advisory lock of the project, and there all goes in one ro
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Engine, TextClause, create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
@@ -102,6 +103,7 @@ class Returned:
 
 
 Statement = tuple[str, Mapping[str, Any]]
+_parsed = cache(text)
 
 
 class Windows:
@@ -118,7 +120,6 @@ class Windows:
     ) -> None:
         self._engine, self._server, self._clock = engine, server, clock
         self._texts: dict[str, str] = {}
-        self._parsed: dict[str, TextClause] = {}
         self._pipelines = engine.dialect.name == "postgresql"
         self._alone = Lock()
         """Threads of one process would only wake each other by SQLite's pauses."""
@@ -226,10 +227,7 @@ class Windows:
             return self._pipelined(statements, project)
         with self._alone, told(self._engine), self._engine.begin() as connection:
             for sql, same in groupby(statements, itemgetter(0)):
-                parsed = self._parsed.get(sql)
-                if parsed is None:
-                    parsed = self._parsed[sql] = text(sql)
-                result = connection.execute(parsed, [values for _, values in same])
+                result = connection.execute(_parsed(sql), [values for _, values in same])
             return list(result) if result.returns_rows else []
 
     def _pipelined(self, statements: Sequence[Statement], project: str | None) -> list[Any]:
@@ -271,7 +269,7 @@ class Windows:
         """With the driver's own placeholders."""
         found = self._texts.get(sql)
         if found is None:
-            found = self._texts[sql] = str(text(sql).compile(dialect=self._engine.dialect))
+            found = self._texts[sql] = str(_parsed(sql).compile(dialect=self._engine.dialect))
         return found, values
 
 
