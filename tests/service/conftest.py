@@ -8,11 +8,17 @@ import pytest
 from adapters.registry import Registry
 from tests.made import add_tiny_base
 from tests.service.desk import Desk, desk
+from tests.service.workbench import Bench
 
 
 @pytest.fixture
 def registry(tmp_path: Path, database: str) -> Registry:
     return Registry.open(tmp_path)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
 
 
 @pytest.fixture(scope="module")

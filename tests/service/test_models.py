@@ -21,11 +21,6 @@ from tests.postgres import Postgres
 from tests.service.workbench import Bench, run
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
 def test_an_alias_takes_effect_only_when_its_version_is_proved(bench: Bench) -> None:
     for value in (1, 2):
         bench.publish(value)

@@ -14,11 +14,6 @@ from tests.adapters.parcels import draft
 from tests.service.workbench import Bench, base_named, run
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
 def test_a_retired_version_is_gone_for_the_next_request_and_the_one_at_work_goes_on(
     bench: Bench,
 ) -> None:
