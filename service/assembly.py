@@ -29,6 +29,7 @@ from service.demand import Demand
 from service.departures import follow_retirements
 from service.ending import Ending, Outcome
 from service.grammars import Grammars
+from service.heap import HEAP
 from service.inside import ask
 from service.jobs.embedded import EmbeddedWorker
 from service.jobs.queue import Jobs
@@ -204,6 +205,7 @@ def assemble(
         follow_retirements(registry, residency),
         ledger.run(),
         limiter.run(),
+        HEAP.keep_small(),
         # a start holds the loop up, and nobody waits for it yet
         _after(models.caught_up, LoopWatch(metrics.loop_held.observe).run()),
         Survey(registry.database, registry.home.root, metrics, residency.labels).run(),

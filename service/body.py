@@ -13,6 +13,7 @@ from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 
 from service.errors import BadRequest, UnsupportedMedia
+from service.heap import HEAP
 
 MAX_DEPTH = 100
 """Levels of objects and lists: those of a schema, which vLLM bounds, and what stands around it."""
@@ -57,8 +58,9 @@ async def json_body(raw_request: Request) -> Any:
         UnsupportedMedia: the body is not said to be JSON.
         BadRequest: it is nested too deeply, has too many values, or one that no field can hold.
     """
-    if not await raw_request.body():
+    if not (raw := await raw_request.body()):
         return None
+    HEAP.note(len(raw))
     media = raw_request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json" and not (
         media.startswith("application/") and media.endswith("+json")
