@@ -40,12 +40,14 @@ class Stage:
 
 def _is_at(frame: Frame, place: str) -> bool:
     file, _, function = place.partition(":")
-    return frame.file.startswith(file) and function in ("", frame.function)
+    name = frame.function.rpartition(".")[2]  # py-spy tells a method's class before it
+    return frame.file.startswith(file) and function in ("", name)
 
 
 STAGES = (
     Stage("HTTP, event loop", VLLMS, (
         "uvicorn/", "starlette/", "uvloop/", "fastapi/middleware/",
+        "service/protocol.py:write", "service/protocol.py:flush",
     )),
     Stage("bounds of heads", OURS, ("service/protocol.py",)),
     Stage(
@@ -81,6 +83,9 @@ STAGES = (
         "vllm/v1/engine/detokenizer.py", "vllm/tokenizers/detokenizer_utils.py",
     )),
     Stage("serialise", VLLMS, ("vllm/entrypoints/",)),
+    Stage("events", OURS, (
+        "service/streaming.py", "service/event_stream.py", "service/callers.py",
+    )),
     Stage("metrics", OURS, ("service/telemetry.py", "service/series.py")),
     Stage("usage", OURS, ("service/usage.py", "service/trials.py")),
     Stage("traces", OURS, ("service/tracing.py",)),

@@ -70,8 +70,12 @@ class Ending:
         if self.begun:
             return
         self.begun, self.outcome.failure = True, failure
-        with suppress(RuntimeError):  # the loop has ended before
-            self._loop.call_soon_threadsafe(self._tell_all)
+        self.soon(self._tell_all)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call it in the event loop, if that has not ended before."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
 
     def _tell_all(self) -> None:
         self._event.set()
@@ -112,8 +116,13 @@ class Ending:
         return max(CLOSE_S, round(timeout - (monotonic() - began), 1))
 
 
-def before_shutdown(client: Any, ending: Ending) -> None:
-    """Let the end begin, and requests leave, before an engine's client is shut down."""
+def before_shutdown(client: Any, ending: Ending, tell: Callable[[], None]) -> None:
+    """Let the end begin, and requests leave, before an engine's client is shut down.
+
+    Args:
+        tell: called in the event loop once the engine has stopped; those that are left wait for an
+            answer that will not come, and vLLM does not always say so.
+    """
     stop = client.shutdown
 
     def shutdown(timeout: float | None = None) -> None:
@@ -122,6 +131,7 @@ def before_shutdown(client: Any, ending: Ending) -> None:
             stop()
         else:
             stop(timeout=ending.drain(timeout))
+        ending.soon(tell)
 
     client.shutdown = shutdown
 

@@ -6,10 +6,10 @@ that imports vllm, and the only one that translates its errors.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from fastapi.responses import JSONResponse
@@ -19,7 +19,6 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMNotFoundError, VLLMServerError
 from vllm.inputs.engine import tokens_input
@@ -49,13 +48,10 @@ __all__ = [
     "ResponsesRequest",
     "Sampling",
     "engine_errors",
+    "tell_of_the_end",
     "try_chat",
-    "with_cancellation",
     "with_sse_keep_alive",
 ]
-
-Arguments = ParamSpec("Arguments")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +92,6 @@ class Piece:
 
     delta: str
     output: Output | None = None
-
-
-def with_cancellation(
-    handler: Callable[Arguments, Awaitable[Answer]],
-) -> Callable[Arguments, Awaitable[Answer]]:
-    """vLLM's decorator, with types: a route ends when its caller goes away."""
-    wrapped: Callable[Arguments, Awaitable[Answer]] = _with_cancellation(handler)
-    return wrapped
 
 
 class MeteredClient:
@@ -289,6 +277,11 @@ class Engine:
             raise EngineFailed("the engine gave no log-probabilities for a probe")
         first = answer.logprobs[0]
         return [first[token].logprob for token in token_ids]
+
+
+def tell_of_the_end(client: Any) -> None:
+    """Answer whoever still waits for an engine that has stopped."""
+    client.output_processor.propagate_error(EngineDeadError())
 
 
 async def try_chat(handler: Any, model: str) -> None:

@@ -24,6 +24,7 @@ from service.errors import (
     from_service,
     from_unexpected,
 )
+from service.event_stream import SEND
 from service.limiting.limiter import Limiter
 from service.record import RECORD, Record, set_record
 from service.scopes import PUBLIC, check_route
@@ -125,7 +126,7 @@ class Edge:
         set_record(record)
         in_flight = self._metrics.in_flight if own is None else self._metrics.batch_lines_in_flight
         in_flight.inc()
-        answer = _Answer(record, send)
+        answer, scope[SEND] = _Answer(record, send), send
         try:
             refusal = await self._refusal(record, scope, headers)
             record.step("authenticate", record.started, outside=True)

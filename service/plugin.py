@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
+from vllm.envs import enable_envs_cache
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
@@ -26,7 +27,7 @@ from service.bounds import body_bounds
 from service.documents import ERRORS
 from service.door import Door
 from service.ending import before_shutdown, end_in_time
-from service.engine import Engine, MeteredClient, engine_errors, try_chat
+from service.engine import Engine, MeteredClient, engine_errors, tell_of_the_end, try_chat
 from service.middleware import Edge, Table
 from service.record import current_record
 from service.request_text import TextKeeper
@@ -46,6 +47,8 @@ from service.routes import (
     usage,
 )
 from service.scopes import check_routes
+from service.short_calls import run_short_calls_here
+from service.streaming import shorten
 from service.telemetry import RoutingCollector
 
 ROUTERS = (
@@ -85,6 +88,7 @@ class ModistePlugin:
         """Build the server around the engine, then leave only our routes reachable."""
         if engine_client is None or self._app is None:
             raise RuntimeError("modiste needs an engine; the render server has none")
+        enable_envs_cache()  # as in vLLM's other processes: each request asks for several
         server = assemble(
             self._plan,
             Engine(engine_client, engine_client.renderer.get_tokenizer()),
@@ -94,14 +98,17 @@ class ModistePlugin:
             partial(try_chat, state.openai_serving_chat, self._plan.base.name),
         )
         state.modiste = server
-        before_shutdown(engine_client, server.ending)
+        before_shutdown(engine_client, server.ending, partial(tell_of_the_end, engine_client))
         end_in_time(self._app, server.ending, server.settings.shutdown_grace_s)
         _meter_handlers(state, server.engine.client)
         _name_answers(state.openai_serving_models)
+        shorten(state.openai_serving_chat)
+        run_short_calls_here(engine_client.renderer)
         _replace_lora_gauge(engine_client, server.residency)
         listen(engine_client, server.admission)
         keep_only_our_routes(self._app)
         errors.install(self._app, engine_errors())
+        _drop_middleware(self._app)
         self._app.middleware_stack = None  # built too early by vLLM's SageMaker bootstrap
         if server.settings.log_requests and server.settings.log_request_text:
             self._app.add_middleware(TextKeeper)
@@ -169,6 +176,15 @@ def keep_only_our_routes(app: FastAPI) -> None:
         route for route in app.router.routes if getattr(route, "endpoint", None) in ours
     ]
     app.openapi_schema = None
+
+
+def _drop_middleware(app: FastAPI) -> None:
+    """Take out what counts requests beside our own metrics, and web sockets, of which there are
+    none: each is a step for every event of a stream."""
+    dropped = {"PrometheusInstrumentatorMiddleware", "WebSocketMetricsMiddleware"}
+    app.user_middleware[:] = [
+        one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in dropped
+    ]
 
 
 def _meter_handlers(state: State, client: MeteredClient) -> None:

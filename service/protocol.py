@@ -8,12 +8,12 @@ passes no middleware: it has the API's shape, is logged and counted.
 
 import json
 import logging
-from asyncio import TimerHandle
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -38,6 +38,8 @@ MAX_HEADERS = 128
 LINGER_S = 5.0
 """For a body that still comes after its answer was sent."""
 
+
+_HEAD, _LAST = b"HTTP/1.", b"data: [DONE]\n\n\r\n"
 
 SPARE, SPARE_S = 128, 2.0
 """Connections over the bound that may still ask for what probes ask for, within so many seconds."""
@@ -82,6 +84,38 @@ def protocol(settings: Settings, connections: Connections) -> Any:
 
 class _Refused(Exception):
     """Raised within the parser's callbacks, which end it."""
+
+
+class _Joining:
+    """A transport for one answer: a head is written along with what follows it at once, the last
+    event of a stream with its end. Each write is a system call, and wakes the reader."""
+
+    __slots__ = ("_held", "_loop", "_transport")
+
+    def __init__(self, transport: Any, loop: AbstractEventLoop) -> None:
+        self._transport, self._loop, self._held = transport, loop, b""
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+            self._transport.write(data)
+        elif data.startswith(_HEAD) or data.endswith(_LAST):
+            self._held = data
+            self._loop.call_soon(self.flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return bool(self._transport.is_closing())
+
+    def flush(self) -> None:
+        if self._held and not self._transport.is_closing():
+            self._transport.write(self._held)
+        self._held = b""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -173,6 +207,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._spare and self.cycle is not None:
             self.cycle.keep_alive = False
         if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.transport = _Joining(self.cycle.transport, self.loop)  # type: ignore[assignment]
             self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -186,6 +221,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        for one in self._unanswered:
+            if one.response_complete:
+                cast("_Joining", one.transport).flush()  # of an answer without a body
         self._unanswered = [one for one in self._unanswered if not one.response_complete]
         if self.transport.get_write_buffer_size() and self._reading is None:
             self._await_reader()  # also where it is closing: it waits for what is unsent

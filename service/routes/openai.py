@@ -4,30 +4,30 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from service.admission.entry import admit_openai
 from service.body import JsonRoute
+from service.callers import with_cancellation
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,
     ErrorResponse,
-    with_cancellation,
     with_sse_keep_alive,
 )
 from service.errors import BadRequest, EngineFailed, EngineStopped, error_response, from_service
+from service.event_stream import EventStream
 from service.fields import CHAT, COMPLETIONS
 from service.guard import guarded
 from service.models import Models
 from service.record import PRIORITY_INTERACTIVE, current_record
+from service.streaming import ERROR
 from service.well_typed import well_typed
 
 router = APIRouter(route_class=JsonRoute)
 
 Chat = Annotated[ChatCompletionRequest, well_typed(ChatCompletionRequest)]
 Completion = Annotated[CompletionRequest, well_typed(CompletionRequest)]
-
-_ERROR = 'data: {"error":'
 
 
 @router.post("/v1/chat/completions", dependencies=[guarded(CHAT)])
@@ -69,7 +69,7 @@ async def _in_our_words(
     """vLLM's events; an error among them is told as everywhere else."""
     try:
         async for event in events:
-            if event.startswith(_ERROR):
+            if event.startswith(ERROR):
                 told = ErrorResponse.model_validate_json(event.removeprefix("data: "))
                 dead = raw_request.app.state.modiste.engine.dead
                 yield f"data: {bytes(vllm_error(told, dead=dead).body).decode()}\n\n"
@@ -100,12 +100,10 @@ async def prepare(request: Any, raw_request: Request) -> None:
     request.priority = record.priority if record is not None else PRIORITY_INTERACTIVE
 
 
-def streamed(events: AsyncGenerator[str, None], raw_request: Request) -> StreamingResponse:
+def streamed(events: AsyncGenerator[str, None], raw_request: Request) -> EventStream:
     """Server-sent events, with signs of life in between where the operator wants them."""
     keep_alive_s = float(raw_request.app.state.args.sse_keep_alive_interval)
-    return StreamingResponse(
-        with_sse_keep_alive(events, keep_alive_s), media_type="text/event-stream"
-    )
+    return EventStream(with_sse_keep_alive(events, keep_alive_s))
 
 
 def vllm_error(result: ErrorResponse, *, dead: bool = False) -> JSONResponse:

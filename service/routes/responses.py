@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.body import JsonRoute, json_body
-from service.engine import ErrorResponse, ResponsesRequest, with_cancellation
+from service.callers import with_cancellation
+from service.engine import ErrorResponse, ResponsesRequest
 from service.errors import BadRequest, ServiceError, from_service, from_unexpected
 from service.fields import RESPONSES
 from service.guard import guarded

@@ -10,9 +10,9 @@ from fastapi.responses import JSONResponse, Response
 from adapters.prompt import Task
 from service.admission.entry import admit
 from service.body import CHECKED, JsonRoute
+from service.callers import with_cancellation
 from service.constraints import of_schema
 from service.documents import answers
-from service.engine import with_cancellation
 from service.models import Resolved
 from service.tasks import answer, classify, generate, sources, translate
 from service.tasks.responses import (

@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from service.engine import Piece, Sampling
 from service.errors import EngineFailed, ServiceError, from_service, from_unexpected
+from service.event_stream import EventStream
 from service.tasks.responses import AnswerResult, GenerateResult, TranslateResult
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _failure(response: JSONResponse) -> str:
     return f"data: {bytes(response.body).decode()}\n\n"
 
 
-async def respond(events: AsyncGenerator[Event, None]) -> StreamingResponse:
+async def respond(events: AsyncGenerator[Event, None]) -> EventStream:
     """A streaming response that begins once there is a first event.
 
     What fails before then is raised here and gets its own status; what fails later
@@ -134,4 +135,4 @@ async def respond(events: AsyncGenerator[Event, None]) -> StreamingResponse:
         yield "data: [DONE]\n\n"
 
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+    return EventStream(body(), headers)

@@ -54,7 +54,10 @@ def test_the_closest_place_has_a_frame() -> None:
     assert stage_of([Frame("vllm/v1/engine/detokenizer.py", "update")]).name == "detokenise"
     assert stage_of([Frame("vllm/v1/engine/async_llm.py", "generate")]).name == "engine"
     assert stage_of([Frame("service/watchdog.py", "_noted")]).name == "metering"
+    assert stage_of([Frame("service/watchdog.py", "Pulse._noted")]).name == "metering"
     assert stage_of([Frame("service/watchdog.py", "run")]).name == "beside requests"
+    assert stage_of([Frame("service/protocol.py", "_Joining.write")]).whose == VLLMS
+    assert stage_of([Frame("service/protocol.py", "BoundedProtocol.on_url")]).whose == OURS
 
 
 def test_a_checkout_may_lie_in_a_folder_that_is_called_as_a_package() -> None:

@@ -138,6 +138,7 @@ def test_metrics_count_by_version_and_keep_one_routing_series(server: Running) -
     assert 'modiste_requests_total{adapter="two",route="/v1/chat/completions",' in text
     assert 'modiste_tokens_total{adapter="one",direction="out"' in text
     assert "vllm:num_requests_running" in text
+    assert "http_requests_total{" not in text  # another count of the same
     assert sum(line.startswith("vllm:lora_requests_info{") for line in text.splitlines()) == 1
 
 

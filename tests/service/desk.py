@@ -36,6 +36,7 @@ from service.batches.parts import Parts
 from service.batches.queue import Batches
 from service.batches.runner import run_batches
 from service.bounds import body_bounds
+from service.callers import WhileThere
 from service.children import Children
 from service.documents import ERRORS
 from service.ending import Ending, before_shutdown
@@ -80,25 +81,14 @@ class Desk:
 
 
 def until_caller_goes(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """As vLLM's `with_cancellation`: waits for the handler or for the caller to go away."""
+    """For a handler that reads its body itself."""
 
     @functools.wraps(handler)
     async def wrapper(raw_request: Request) -> Any:
-        async def listen() -> None:
-            while (await raw_request.receive())["type"] != "http.disconnect":
-                pass
-
         await raw_request.body()
-        handling, listening = (
-            asyncio.create_task(handler(raw_request)),
-            asyncio.create_task(listen()),
-        )
-        done, pending = await asyncio.wait(
-            [handling, listening], return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in pending:
-            task.cancel()
-        return handling.result() if handling in done else None
+        async with WhileThere(raw_request.receive):
+            return await handler(raw_request)
+        return None
 
     return wrapper
 
@@ -201,7 +191,7 @@ def make_app(
             gate=Gate(stand_in.traffic, 8, 2), ask=partial(ask, app), ending=ending,
             dead=lambda: stand_in.dead, server=new_id("server-"),
         )  # fmt: skip
-        before_shutdown(stand_in, ending)
+        before_shutdown(stand_in, ending, lambda: None)
         task = asyncio.create_task(run_batches(bench))
         yield
         task.cancel()

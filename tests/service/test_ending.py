@@ -20,6 +20,8 @@ class Client:
     def __init__(self) -> None:
         self.ending: Ending | None = None
         self.told: list[tuple[str, int]] = []
+        self.waiters_told_in: list[int] = []
+        """The threads in which those who still wait were told."""
 
     def shutdown(self, timeout: float | None = None) -> None:
         begun = self.ending is not None and self.ending.begun
@@ -32,7 +34,9 @@ def ended(serve: Callable[[Client, Ending], object], *, inside: int = 0) -> Clie
 
     async def main() -> None:
         client.ending = Ending()
-        before_shutdown(client, client.ending)
+        before_shutdown(
+            client, client.ending, lambda: client.waiters_told_in.append(threading.get_ident())
+        )
         for _ in range(inside):
             client.ending.enter()
         await serve(client, client.ending)  # type: ignore[misc]
@@ -55,6 +59,7 @@ def test_the_end_begins_before_the_engine_drains_and_is_told_in_the_event_loop()
     client = ended(serve)
     assert {words for words, _ in client.told} == {"told", "begun True, drained within 30.0"}
     assert dict(client.told)["told"] == loop_thread
+    assert client.waiters_told_in == [loop_thread]
     client.shutdown()  # once more, as when the client is collected
     assert client.told[-1][0] == "begun True, drained within None"
 

@@ -389,3 +389,61 @@ def test_far_too_many_connections_are_refused_unasked(monkeypatch: pytest.Monkey
         return status
 
     assert talk(work, None, FEW) == 503
+
+
+class Pieces:
+    """Answers as a stream does, and as what has no body."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle: Any = send.__self__  # type: ignore[attr-defined]
+        beneath = cycle.transport._transport
+        cycle.transport._transport = self
+        self._beneath = beneath
+        while (await receive()).get("more_body", False):
+            pass
+        status = 204 if scope["path"] == "/none" else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        if status == 204:
+            await send({"type": "http.response.body", "body": b""})
+            return
+        for text in (b"data: 1\n\n", b"data: 2\n\n", b"data: [DONE]\n\n"):
+            if scope["path"] == "/slow":
+                await asyncio.sleep(0.01)
+            await send({"type": "http.response.body", "body": text, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+        self._beneath.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._beneath, name)
+
+
+@pytest.mark.parametrize(
+    ("path", "ends", "writes"),
+    [
+        ("/", b"9\r\ndata: 1\n\n\r\n", 3),
+        ("/slow", b"\r\n\r\n", 4),  # its head has nothing to wait for
+        ("/none", b"\r\n\r\n", 1),
+    ],
+)
+def test_a_head_goes_with_what_follows_and_the_last_event_with_the_end(
+    path: str, ends: bytes, writes: int
+) -> None:
+    app = Pieces()
+
+    async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"GET %s HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" % path.encode())
+        return await reader.read()
+
+    told = talk(work, app)  # type: ignore[arg-type]
+    assert told == b"".join(app.written)
+    assert app.written[0].startswith(b"HTTP/1.1 2")
+    assert app.written[0].endswith(ends)
+    assert len(app.written) == writes
+    if path != "/none":
+        assert app.written[-1].endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
