@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 from vllm.envs import enable_envs_cache
+from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
@@ -103,7 +104,7 @@ class ModistePlugin:
         _meter_handlers(state, server.engine.client)
         _name_answers(state.openai_serving_models)
         shorten(state.openai_serving_chat)
-        run_short_calls_here(engine_client.renderer)
+        run_short_calls_here(engine_client.renderer, short_calls(engine_client.renderer))
         _replace_lora_gauge(engine_client, server.residency)
         listen(engine_client, server.admission)
         keep_only_our_routes(self._app)
@@ -176,6 +177,14 @@ def keep_only_our_routes(app: FastAPI) -> None:
         route for route in app.router.routes if getattr(route, "endpoint", None) in ours
     ]
     app.openapi_schema = None
+
+
+def short_calls(renderer: Any) -> dict[str, Any]:
+    """What a renderer of vLLM's does in a thread for each prompt."""
+    calls = {"_tokenize_prompt_async": renderer._tokenize_prompt}
+    if isinstance(renderer, HfRenderer):
+        calls["_apply_chat_template_async"] = safe_apply_chat_template
+    return calls
 
 
 def _drop_middleware(app: FastAPI) -> None:

@@ -4,9 +4,8 @@ vLLM does both in a thread, one after the other. For a short text that takes lon
 twice a thread has to wait for the interpreter, which a busy loop gives up after 5 ms.
 """
 
-from collections.abc import Mapping
-from concurrent.futures import Executor, Future
-from functools import partial
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 SHORT = 4096
@@ -15,40 +14,38 @@ TEMPLATE = "chat_template"
 """The keyword that is the same for all requests."""
 
 
-class ShortHere(Executor):
-    """Runs short calls at once where they are submitted; all others as another executor does."""
+def run_short_calls_here(holder: Any, calls: Mapping[str, Callable[..., Any]]) -> None:
+    """Let an object's functions that call others in a thread call them at once for short texts.
 
-    def __init__(self, others: Executor) -> None:
-        super().__init__()
-        self.others = others
+    Args:
+        calls: by the names of those functions, what they call.
+    """
+    for name, call in calls.items():
+        setattr(holder, name, here_if_short(call, getattr(holder, name)))
 
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        if not is_short(fn) or args or kwargs:
-            return self.others.submit(fn, *args, **kwargs)
-        future: Future[Any] = Future()
+
+def here_if_short(
+    call: Callable[..., Any], in_thread: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    """One of the two, by what it is given."""
+
+    def called(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+        given = (value for name, value in kwargs.items() if name != TEMPLATE)
+        if not is_short([*args, *given]):
+            return in_thread(*args, **kwargs)
+        future = asyncio.get_running_loop().create_future()
         try:
-            future.set_result(fn())
+            future.set_result(call(*args, **kwargs))
         except Exception as error:  # noqa: BLE001 - whoever waits for the future has it
             future.set_exception(error)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self.others.shutdown(wait=wait, cancel_futures=cancel_futures)
+    return called
 
 
-def run_short_calls_here(renderer: Any) -> None:
-    """Let a renderer of vLLM's do so; its executor keeps its own for whatever takes long."""
-    executor = renderer._executor
-    executor._inner = ShortHere(executor._inner)
-
-
-def is_short(call: Any) -> bool:
-    """Whether what a partial function is given are few characters."""
-    if not isinstance(call, partial):
-        return False
-    left = SHORT
-    pending: list[Any] = [*call.args]
-    pending += [value for name, value in call.keywords.items() if name != TEMPLATE]
+def is_short(values: Iterable[Any]) -> bool:
+    """Whether they are few characters, counting what is within lists and mappings."""
+    left, pending = SHORT, list(values)
     while pending:
         value = pending.pop()
         if isinstance(value, str):

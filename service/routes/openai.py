@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.admission.entry import admit_openai
-from service.body import JsonRoute
 from service.callers import with_cancellation
+from service.direct import DirectRoute, reads
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -24,13 +24,14 @@ from service.record import PRIORITY_INTERACTIVE, current_record
 from service.streaming import ERROR
 from service.well_typed import well_typed
 
-router = APIRouter(route_class=JsonRoute)
+router = APIRouter(route_class=DirectRoute)
 
 Chat = Annotated[ChatCompletionRequest, well_typed(ChatCompletionRequest)]
 Completion = Annotated[CompletionRequest, well_typed(CompletionRequest)]
 
 
 @router.post("/v1/chat/completions", dependencies=[guarded(CHAT)])
+@reads(CHAT, Chat)
 @with_cancellation
 async def chat_completions(request: Chat, raw_request: Request) -> Response:
     """Answer a chat as OpenAI's API does."""
@@ -39,6 +40,7 @@ async def chat_completions(request: Chat, raw_request: Request) -> Response:
 
 
 @router.post("/v1/completions", dependencies=[guarded(COMPLETIONS)])
+@reads(COMPLETIONS, Completion)
 @with_cancellation
 async def completions(request: Completion, raw_request: Request) -> Response:
     """Continue a prompt as OpenAI's API does."""

@@ -18,6 +18,8 @@ router = APIRouter()
 
 _DAYS = 7
 _MOST_DAYS = 3660
+_DAY_S = 86_400
+"""Of Unix time, which knows no leap seconds; the last day of all has no next one."""
 _NAMES = {"project_id": "project", "api_key_id": "key"}
 """OpenAI's words for two of our groups."""
 
@@ -123,7 +125,7 @@ def _bucket(span: Span, found: Iterable[Sum]) -> dict[str, Any]:
     """OpenAI's `bucket`: what was used on these days."""
     return {
         "object": "bucket", "id": span.id, "start_time": _seconds(span.first),
-        "end_time": _seconds(span.last + timedelta(days=1)),
+        "end_time": _seconds(span.last) + _DAY_S,
         "results": [
             describe_sum(one) for one in found if one.group.get("day", span.first) == span.first
         ],

@@ -20,6 +20,7 @@ from adapters.registry import Registry
 from service import usage
 from service.cli import app
 from service.models import Resolved
+from service.objects import LATEST
 from service.record import Record
 from service.usage import GROUPS, OTHER, Counts, Ledger, Usage
 from tests.service.desk import Desk, desk
@@ -327,9 +328,10 @@ class TestTheRoute:
         answer = self.ask(served, **query)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
-    @pytest.mark.parametrize("end", [1, 86_400, 5 * 86_400])
-    def test_the_first_days_of_all_are_empty(self, served: Desk, end: int) -> None:
+    @pytest.mark.parametrize("end", [1, 86_400, 5 * 86_400, LATEST])
+    def test_the_first_and_last_days_of_all_are_empty(self, served: Desk, end: int) -> None:
         answer = self.ask(served, end_time=end).json()
+        assert answer["data"][0]["end_time"] >= end
         assert all(bucket["results"] == [] for bucket in answer["data"])
 
 
