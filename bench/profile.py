@@ -4,8 +4,9 @@ A server with the tests' tiny base and all of its edge on (keys, limits, admissi
 of JSON) is loaded with streamed chats, 64 at once, while py-spy samples the process that has the
 event loop. A sample is of the thread that holds the interpreter's lock: threads that wait for work
 are not always seen to be idle. Each sample belongs to a part (`bench/stages.py`); a part's time is
-its share of the samples times the kernel's count of the process's CPU time. What Modiste itself
-spends is claimed.
+its share of the samples times the kernel's count of the process's CPU time. Modiste's own share is
+claimed; what a request costs more than in vLLM alone is told by `bench overhead --only edge`, since
+some of Modiste's parts stand in for longer ones of vLLM's.
 """
 
 import argparse
@@ -33,7 +34,7 @@ BLOCKS, BLOCKS_SHORT = 8, 4
 SECONDS = 8
 RATE = 100
 """Samples a second; the process stands still for each."""
-MOST_MS = 0.3
+MOST_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ class Load:
 
 def claim(report: Report, found: Sequence[Found]) -> None:
     """Modiste's own part is small; and the table of all parts."""
-    what = f"Modiste's own CPU time, a chat request, median of {len(found)} blocks"
-    ours = [one.ours_ms for one in found]
+    what = f"Modiste's own share of the process's CPU time, median of {len(found)} blocks"
+    ours = [share_of(one.stages, OURS) for one in found]
     interval = bootstrap_interval(ours)
-    report.add(at_most(what, statistics.median(ours), MOST_MS, "ms", interval))
+    report.add(at_most(what, statistics.median(ours), MOST_SHARE, interval=interval))
     shares = [dict(in_order(one.stages)) for one in found]
     print(f"{'part':22} {'of':8} {'ms':>8} {'share':>7}")
     for stage in shares[0]:
@@ -156,7 +157,10 @@ def claim(report: Report, found: Sequence[Found]) -> None:
             }
         )  # fmt: skip
     cpu_ms = statistics.median(one.cpu_ms for one in found)
-    report.measurements.append({"process": "API", "CPU ms a request": round(cpu_ms, 2)})
+    ours_ms = statistics.median(one.ours_ms for one in found)
+    report.measurements.append(
+        {"process": "API", "CPU ms a request": round(cpu_ms, 2), "Modiste's own": round(ours_ms, 2)}
+    )
 
 
 if __name__ == "__main__":
