@@ -7,6 +7,7 @@ Runs headless under `python -m loadtests`, or by itself with Locust's page:
 import logging
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -120,9 +121,13 @@ class OpenLoop(LoadUser):
             raise StopUser
         load.arriving = True
         in_flight = gevent.pool.Pool(load.max_in_flight)
+        planned = (
+            (arrival, load.call_for(arrival))
+            for arrival in arrivals(load.scenario, load.worker, load.workers)
+        )
+        first = next(planned, None)  # a trace is read for it, which takes longer than a request may
         load.began = began = time.perf_counter()
-        for arrival in arrivals(load.scenario, load.worker, load.workers):
-            call = load.call_for(arrival)
+        for arrival, call in chain([first] if first is not None else [], planned):
             arrived = began + arrival.at_s
             gevent.sleep(max(0.0, arrived - time.perf_counter()))
             if in_flight.full():
