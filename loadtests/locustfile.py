@@ -7,7 +7,6 @@ Runs headless under `python -m loadtests`, or by itself with Locust's page:
 import logging
 import sys
 import time
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
+from loadtests.ahead import Ahead
 from loadtests.beside import Companions
 from loadtests.load import Load
 from loadtests.outcomes import outcome_of, write_outcomes
@@ -121,14 +121,13 @@ class OpenLoop(LoadUser):
             raise StopUser
         load.arriving = True
         in_flight = gevent.pool.Pool(load.max_in_flight)
-        planned = (
-            (arrival, load.call_for(arrival))
-            for arrival in arrivals(load.scenario, load.worker, load.workers)
-        )
-        first = next(planned, None)  # a trace is read for it, which takes longer than a request may
+        planned = arrivals(load.scenario, load.worker, load.workers)
+        calls = Ahead(((arrival, load.call_for(arrival)) for arrival in planned), gevent.sleep)
         load.began = began = time.perf_counter()
-        for arrival, call in chain([first] if first is not None else [], planned):
+        while (made := calls.take()) is not None:
+            arrival, call = made
             arrived = began + arrival.at_s
+            calls.make_until(arrived)
             gevent.sleep(max(0.0, arrived - time.perf_counter()))
             if in_flight.full():
                 error = f"not sent: {load.max_in_flight} requests were unanswered"
