@@ -26,6 +26,7 @@ from finetune import sweep_command
 from finetune.command import prepare_process, tell_error, without_caches
 from finetune.config import Recipe, packaged_recipes, read_recipe
 from finetune.findings import PreflightFailed, broken_findings
+from finetune.full_gpu import told_when_full
 from finetune.mistakes import RecipeError
 from finetune.reading import BrokenData
 
@@ -166,6 +167,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.set, *data]
 
 
+@told_when_full()
 def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
     """Do what the command asks for, with a heading and a time for each step."""
     # torch takes seconds to import, and a mistake in a recipe should show at once
@@ -202,6 +204,7 @@ def run_steps(recipe: Recipe, options: argparse.Namespace, console: Console) -> 
     return 0
 
 
+@told_when_full()
 def measure_version(options: argparse.Namespace, console: Console) -> int:
     """Evaluate a published version on other data."""
     from finetune.evaluate import show

@@ -205,12 +205,11 @@ def prove(folder: Path, version: Version, dtype: str) -> Proof:
     import torch
 
     from finetune.base_model import load_model
-    from finetune.plan import choose_dtype
     from finetune.publish import measure
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(folder, choose_dtype("auto", device), device)
     probe = Probe.load(version.folder / "probe.json")
+    model = load_model(folder, probe.dtype, device)
     proof = judge(probe, measure(model, probe), dtype)
     if not proof.proved:
         raise ProofFailed(

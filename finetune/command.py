@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from adapters.errors import AdapterError
+from finetune.full_gpu import NotEnoughMemory, told_when_full
 
 Progress = Callable[[str], None]
 
@@ -64,10 +65,11 @@ def run_command(
         console.print(f"{name}: {time.monotonic() - started:6.1f} s  {step}")
 
     try:
-        text, answer = work(progress)
+        with told_when_full():
+            text, answer = work(progress)
     except AdapterError as error:
         tell_error(error, as_json=as_json)
-        return 1 if error.retryable else 2
+        return 1 if error.retryable or isinstance(error, NotEnoughMemory) else 2
     except KeyboardInterrupt:
         return 130
     print(json.dumps(answer, ensure_ascii=False) if as_json else text, flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from adapters.bases import Base
+from adapters.probe import Probe
 from adapters.prompt import Renderer
 from adapters.registry import Registry, Version
 from adapters.transfer import import_own
@@ -64,7 +65,7 @@ def evaluate_version(
     if server is None:
         torch.set_num_threads(cores())
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = choose_dtype(recipe.training.dtype, device)
+        dtype = _dtype(version, recipe.training.dtype, device)
         model = load_adapter(base, version.folder, dtype, device)
         return evaluate(model, tokenizer, recipe, prepared, live)
     rows = examined(recipe, prepared)
@@ -78,6 +79,13 @@ def evaluate_version(
     elif rows:
         outcomes = served_outcomes(server, base, recipe, rows, versions)
     return report_of(Comparison(recipe, rows, outcomes, live), started)
+
+
+def _dtype(version: Version, wanted: str, device: str) -> str:
+    """On a GPU that of the version's own evaluation, which its probe tells."""
+    if wanted == "auto" and device == "cuda":
+        return Probe.load(version.folder / "probe.json").dtype
+    return choose_dtype(wanted, device)
 
 
 @contextmanager

@@ -21,7 +21,10 @@ from finetune.data import Row
 from finetune.projection import project, token_losses
 
 _WORTHWHILE_TOKENS = 96
-"""Saved tokens from which a second pass through the layers pays for its overhead."""
+"""Saved tokens from which a second pass through the layers pays for its overhead on a CPU."""
+_WORTHWHILE_WEIGHTS = 5e11
+"""On a GPU the same in saved tokens times weights of a layer: below, a pass takes as long as its
+kernels take to be started, as many for one token as for a thousand."""
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ def run(inner: Any, rows: list[list[int]], limit: int, *, keep_cache: bool = Fal
     start = common_prefix(rows, limit)
     # checkpointed layers run again in the backward pass, when a cache would grow once more
     checkpointed = inner.training and getattr(inner, "is_gradient_checkpointing", False)
-    if checkpointed or (len(rows) - 1) * start < _WORTHWHILE_TOKENS:
+    if checkpointed or (len(rows) - 1) * start < _worthwhile_tokens(inner, device.type):
         start = 0
     cache = None
     if start:
@@ -63,6 +66,16 @@ def run(inner: Any, rows: list[list[int]], limit: int, *, keep_cache: bool = Fal
         use_cache=keep_cache or cache is not None,
     )
     return Pass(output.last_hidden_state, start, output.past_key_values if keep_cache else None)
+
+
+def _worthwhile_tokens(inner: Any, device: str) -> float:
+    if device == "cpu":
+        return _WORTHWHILE_TOKENS
+    config = inner.config
+    hidden = int(config.hidden_size)
+    inner_size = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    each = 4 * hidden**2 + 3 * hidden * inner_size
+    return max(_WORTHWHILE_TOKENS, _WORTHWHILE_WEIGHTS / each)
 
 
 def common_prefix(rows: list[list[int]], limit: int) -> int:

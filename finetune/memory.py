@@ -12,12 +12,21 @@ from typing import Self
 
 import torch
 
-from finetune.projection import TOKENS_AT_ONCE
+from finetune.projection import tokens_at_once
 
 _SHARE = 0.6
 """Of the memory; the rest is for the process itself, the data and other processes."""
 BYTES = {"float32": 4, "bfloat16": 2}
 """Of a number."""
+
+
+def kept_bytes(dtype: str, device: str) -> int:
+    """Of a number that a step keeps for its backward pass, on average.
+
+    On a CPU the adapter computes in float32: beside a base in bfloat16 it keeps its own copies
+    of what it reads, so that no less is kept than with float32.
+    """
+    return BYTES[dtype] if device == "cuda" else BYTES["float32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,8 @@ class Shape:
     hidden: int
     intermediate: int
     vocabulary: int
+    tied: bool = True
+    """The projection has the embedding's matrix."""
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
@@ -38,9 +49,15 @@ class Shape:
         if hidden is None or layers is None:
             return None
         intermediate = config.get("intermediate_size") or 4 * hidden
-        return cls(layers, hidden, intermediate, config.get("vocab_size", 0))
+        tied = bool(config.get("tie_word_embeddings", False))
+        return cls(layers, hidden, intermediate, config.get("vocab_size", 0), tied)
 
-    def token_bytes(self, dtype: str, *, checkpointing: bool) -> float:
+    @property
+    def embedding_numbers(self) -> int:
+        """Numbers of the embedding and of the projection, which no quantisation makes smaller."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    def token_bytes(self, dtype: str, device: str, *, checkpointing: bool) -> float:
         """Bytes that a token keeps from the forward to the backward pass.
 
         A layer keeps its input, both norms' inputs, queries, keys, values, the attention's
@@ -48,14 +65,14 @@ class Shape:
         With checkpointing each keeps its input, and one layer at a time the rest.
         """
         # keys and values as wide as queries, and what allocations leave unused
-        layer = 12 * self.hidden + 2 * self.intermediate
-        kept = self.layers * self.hidden + layer if checkpointing else self.layers * layer
-        return kept * BYTES[dtype]
+        layer = (12 * self.hidden + 2 * self.intermediate) * kept_bytes(dtype, device)
+        if checkpointing:
+            return self.layers * self.hidden * BYTES[dtype] + layer
+        return self.layers * layer
 
-    @property
-    def logits_bytes(self) -> int:
+    def logits_bytes(self, device: str) -> int:
         """In float32, of the tokens that are projected at once, with a softmax and a copy."""
-        return 3 * TOKENS_AT_ONCE * self.vocabulary * 4
+        return 3 * tokens_at_once(device) * self.vocabulary * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +94,17 @@ class Parting:
     activation_checkpointing: bool
 
 
-def part(shape: Shape, load: Load, *, dtype: str, weights: int, memory: int) -> Parting:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a base is trained."""
+
+    device: str
+    dtype: str
+    memory: int
+    """Bytes of the machine or the device."""
+
+
+def part(shape: Shape, load: Load, place: Place, weights: int) -> Parting:
     """Choose how to part batches so that they fit a share of the memory.
 
     Parts cost nothing but small products; checkpointing costs a third more time, so it is
@@ -85,11 +112,10 @@ def part(shape: Shape, load: Load, *, dtype: str, weights: int, memory: int) -> 
 
     Args:
         weights: bytes of the base.
-        memory: bytes of the machine or the device.
     """
-    free = _SHARE * memory - weights - shape.logits_bytes
+    free = _SHARE * place.memory - weights - shape.logits_bytes(place.device)
     for checkpointing in (False, True):
-        each = shape.token_bytes(dtype, checkpointing=checkpointing)
+        each = shape.token_bytes(place.dtype, place.device, checkpointing=checkpointing)
         fitting = int(free / each)
         if fitting >= max(load.batch, load.longest):
             return Parting(None, checkpointing)

@@ -13,11 +13,11 @@ from adapters.bases import Base
 from finetune.batching import Batches
 from finetune.config import Recipe
 from finetune.data import Prepared, Row
-from finetune.memory import BYTES, Load, Parting, Shape, memory_bytes, part
+from finetune.memory import BYTES, Load, Parting, Place, Shape, memory_bytes, part
 from finetune.objectives import objective_of, usable_rows
 from finetune.options import Training
 from finetune.precision import training_dtype
-from finetune.quantization import NF4_BYTES, check_quantization
+from finetune.quantization import check_quantization, quantized_bytes
 
 _EFFICIENCY = 0.5
 """Share of the time of a step that is matrix products; measured 0.4 to 0.6 with a
@@ -92,7 +92,7 @@ def make_plan(
     threads = cores()
     torch.set_num_threads(threads)
     shape = None if base is None else Shape.of(base)
-    dtype = training_dtype(options.dtype, device, base, precision)
+    dtype = training_dtype(options.dtype, device, base, precision, options.batch_tokens)
     check_quantization(options.quantization, device)
     rows = usable_rows(train, objective)
     batches = Batches(rows, objective.width, options.batch_bounds, options.seed).per_epoch
@@ -131,10 +131,11 @@ def _parting(
         longest = max(map(objective.width, rows))
         batch = options.batch_size * longest if options.batch_size else options.batch_tokens
         load = Load(batch, longest)
-        memory = memory_bytes(device)
-        each = BYTES[dtype] if options.quantization == "none" else NF4_BYTES
-        weights = int(parameters * each)
-        found = part(shape, load, dtype=dtype, weights=weights, memory=memory)
+        weights = parameters * BYTES[dtype]
+        if options.quantization != "none":  # what goes from layer to layer is float32 then
+            dtype, weights = "float32", quantized_bytes(parameters, shape)
+        place = Place(device, dtype, memory_bytes(device))
+        found = part(shape, load, place, weights)
     tokens, checkpointing = options.micro_batch_tokens, options.activation_checkpointing
     return Parting(
         found.micro_batch_tokens if tokens is None else tokens,

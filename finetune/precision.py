@@ -20,11 +20,17 @@ _CLEARLY_FASTER = 1.25
 """How much faster bfloat16 must be: its rounding is no gain in itself."""
 _HEAD, _RANK = 64, 16
 _FLOPS, _TOKENS = 4e9, (64, 1024)
-"""What is computed at a time on a CPU, within these numbers of tokens; a GPU gets the most."""
+"""What is computed at a time on a CPU, within these numbers of tokens."""
+_GPU_TOKENS = (256, 16384)
+"""A GPU gets a batch, within these: with few tokens all that counts is starting its kernels."""
 
 
 def training_dtype(
-    wanted: str, device: str, base: Path | None = None, record: Path | None = None
+    wanted: str,
+    device: str,
+    base: Path | None = None,
+    record: Path | None = None,
+    batch: int = 1024,
 ) -> str:
     """What a recipe wants, else bfloat16 where it is measured to be clearly faster.
 
@@ -34,6 +40,7 @@ def training_dtype(
         base: its folder; without it, float32 is taken.
         record: a file of the run that keeps what was found. Measured again, it could come out
             otherwise, and a resumed run would go on with other losses.
+        batch: its tokens.
     """
     if wanted != "auto":
         return wanted
@@ -41,18 +48,22 @@ def training_dtype(
         return str(json.loads(record.read_text())["dtype"])
     if base is None:
         return "float32"
-    chosen, seconds = faster_dtype(base, device)
+    chosen, seconds = faster_dtype(base, device, batch)
     if record is not None and seconds:
         write_whole(record, json.dumps({"dtype": chosen, "layer_s": seconds}) + "\n")
     return chosen
 
 
-def faster_dtype(base: Path, device: str) -> tuple[str, dict[str, float]]:
-    """The dtype for a base, and the seconds that were measured; none where nothing was."""
+def faster_dtype(base: Path, device: str, batch: int) -> tuple[str, dict[str, float]]:
+    """The dtype for a base, and the seconds that were measured; none where nothing was.
+
+    Args:
+        batch: its tokens.
+    """
     shape = Shape.of(base)
     if shape is None or (device == "cpu" and stored_dtype(base) != "bfloat16"):
         return "float32", {}
-    seconds = layer_seconds(shape, device)
+    seconds = layer_seconds(shape, device, batch)
     faster = _CLEARLY_FASTER * seconds["bfloat16"] < seconds["float32"]
     return "bfloat16" if faster else "float32", seconds
 
@@ -63,15 +74,19 @@ def stored_dtype(base: Path) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
-def layer_seconds(shape: Shape, device: str) -> dict[str, float]:
+def layer_seconds(shape: Shape, device: str, batch: int) -> dict[str, float]:
     """Seconds that a training step of one layer takes in each dtype, the best of three.
 
     On a CPU one core's time is counted, which other processes hardly disturb.
+
+    Args:
+        batch: its tokens; a GPU computes about as many at a time.
     """
     clock = time.perf_counter if device == "cuda" else time.process_time
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    layers = {name: _Layer(shape, device, name) for name in ("float32", "bfloat16")}
+    tokens = _tokens(shape, device, batch)
+    layers = {name: _Layer(shape, device, name, tokens) for name in ("float32", "bfloat16")}
     best: dict[str, float] = {}
     for _ in range(4):  # in turn, so that what disturbs meets both; the first warms up
         for name, layer in layers.items():
@@ -82,14 +97,21 @@ def layer_seconds(shape: Shape, device: str) -> dict[str, float]:
     return best
 
 
-class _Layer:
-    """A decoder layer with frozen weights and a LoRA, as peft computes it."""
+def _tokens(shape: Shape, device: str, batch: int) -> int:
+    """How many are computed at a time."""
+    if device == "cuda":
+        least, most = _GPU_TOKENS
+        return min(max(batch, least), most)
+    least, most = _TOKENS
+    flops_a_token = 4 * (4 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate)
+    return int(min(max(_FLOPS / flops_a_token, least), most))
 
-    def __init__(self, shape: Shape, device: str, dtype: str) -> None:
+
+class _Layer:
+    """A decoder layer with frozen weights and a LoRA, as training computes it."""
+
+    def __init__(self, shape: Shape, device: str, dtype: str, tokens: int) -> None:
         hidden, inner = shape.hidden, shape.intermediate
-        flops_a_token = 4 * (4 * hidden**2 + 3 * hidden * inner)
-        least, most = _TOKENS
-        tokens = most if device == "cuda" else int(min(max(_FLOPS / flops_a_token, least), most))
         self._dtype, self._device = getattr(torch, dtype), device
         self._heads = hidden // _HEAD if hidden % _HEAD == 0 else 1
         sizes = {
@@ -106,7 +128,9 @@ class _Layer:
         return torch.full(size, 1 / size[-1], device=self._device, dtype=dtype)
 
     def _linear(self, name: str, states: Tensor) -> Tensor:
-        adapted = linear(linear(states.float(), self._a[name]), self._b[name])
+        dtype = self._dtype if self._device == "cuda" else torch.float32
+        a, b = self._a[name].to(dtype), self._b[name].to(dtype)
+        adapted = linear(linear(states.to(dtype), a), b)
         return linear(states, self._weights[name]) + adapted.to(states.dtype)
 
     def _norm(self, states: Tensor) -> Tensor:

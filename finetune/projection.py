@@ -14,9 +14,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
-TOKENS_AT_ONCE = 128
-"""25 MB of logits with a vocabulary of 49,152. Fewer would read the matrix more often
-than the products pay for."""
+_TOKENS_AT_ONCE = {"cpu": 128, "cuda": 512}
+"""25 MB of logits on a CPU with a vocabulary of 49,152. Fewer would read the matrix more often
+than the products pay for; on a GPU, starting the kernels would take longer than they do."""
+
+
+def tokens_at_once(device: str) -> int:
+    """Tokens that are projected at once."""
+    return _TOKENS_AT_ONCE[device]
 
 
 def project(model: Any, states: Tensor) -> Tensor:
@@ -41,8 +46,9 @@ class _Losses(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Any, states: Tensor, matrix: Tensor, targets: Tensor, learn: bool) -> Tensor:
         losses = torch.empty(len(states), device=states.device)
         slopes = torch.empty_like(states) if learn else None
-        for start in range(0, len(states), TOKENS_AT_ONCE):
-            some = slice(start, start + TOKENS_AT_ONCE)
+        step = tokens_at_once(states.device.type)
+        for start in range(0, len(states), step):
+            some = slice(start, start + step)
             logits = (states[some] @ matrix.T).float()
             wanted = targets[some, None]
             total = logits.logsumexp(-1, keepdim=True)

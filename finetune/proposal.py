@@ -16,9 +16,10 @@ from adapters.bases import Base, read_config
 from adapters.errors import InvalidInput
 from adapters.prompt import Renderer
 from adapters.registry import Registry
-from finetune.base_model import load_tokenizer
+from finetune.base_model import free_memory, load_tokenizer
 from finetune.config import Recipe, with_settings
 from finetune.data import Prepared, Row, prepare, spooled
+from finetune.full_gpu import NotEnoughMemory
 from finetune.memory import BYTES, Shape, memory_bytes
 from finetune.objectives import Objective, objective_of, usable_rows
 from finetune.plan import make_plan
@@ -105,6 +106,7 @@ def propose(
         found = _try(recipe, base, machine, fixed)
         if isinstance(found, str):
             verdicts[base.name] = found
+            free_memory()
             continue
         verdicts[base.name] = "chosen: the largest that fits this machine and the time"
         found.bases = verdicts | {
@@ -152,7 +154,10 @@ def _try(recipe: Recipe, base: Base, machine: _Machine, fixed: Collection[str]) 
     plan = make_plan(chosen, prepared.of("train"), base.parameters, base.path)
     if plan.seconds > 4 * machine.hours * 3600:  # by matrix products alone; else it is measured
         return f"would train for about {plan.seconds / 3600:.0f} h"
-    estimate = measure(chosen, prepared, base, plan)
+    try:
+        estimate = measure(chosen, prepared, base, plan)
+    except NotEnoughMemory as error:
+        return error.message
     if estimate.seconds > machine.hours * 3600:
         return f"would train for {estimate.seconds / 3600:.1f} h, as measured"
     return Proposal(chosen, choices, estimate, machine.memory)
@@ -176,7 +181,8 @@ def _choose(
         dtypes.append(smaller)
     for dtype in (_fixed(recipe, dtype, fixed) for dtype in dtypes):
         fixed_bytes = sizes.weights_bytes(base.parameters, dtype.value, value["lora.r"])
-        each = sizes.shape.token_bytes(dtype.value, checkpointing=False)
+        kept = dtype.value if recipe.training.quantization == "none" else "float32"
+        each = sizes.shape.token_bytes(kept, machine.device, checkpointing=False)
         free = _MEMORY_SHARE * machine.memory - fixed_bytes
         batch = _fixed(recipe, _batch(machine.device, total, free / each), fixed)
         if free >= each * max(batch.value, longest):
@@ -245,7 +251,7 @@ def _batch(device: str, total: int, fitting: float) -> Choice:
 
 def _precision(base: Base, machine: _Machine) -> Choice:
     """What `training.dtype: auto` would take, with the reason."""
-    dtype, seconds = faster_dtype(base.path, machine.device)
+    dtype, seconds = faster_dtype(base.path, machine.device, _BATCHES[machine.device][0])
     reason = "the base is stored and served in it"
     if seconds:
         told = ", ".join(f"{name} {1e3 * took:.0f}" for name, took in seconds.items())

@@ -13,9 +13,16 @@ from peft import prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from adapters.errors import InvalidInput
+from finetune.memory import BYTES, Shape
 
-NF4_BYTES = 0.52
+_NF4_BYTES = 0.52
 """Of a weight: 4 bits, and 0.127 for its share of a block's scale, itself quantised."""
+
+
+def quantized_bytes(parameters: int, shape: Shape) -> int:
+    """Of a base that `load_quantized` loads: its embedding and projection become float32."""
+    whole = min(shape.embedding_numbers, parameters)
+    return int(whole * BYTES["float32"] + (parameters - whole) * _NF4_BYTES)
 
 
 def check_quantization(wanted: str, device: str) -> None:

@@ -141,7 +141,8 @@ def _is_plain(mlp: Any) -> bool:
     dtype = weight.dtype if weight.is_floating_point() else torch.float32  # else quantised
     states = torch.linspace(-2, 2, 4 * mlp.gate_proj.in_features, device=weight.device)
     states = states.view(1, 4, -1).to(dtype)
-    with torch.no_grad(), torch.random.fork_rng():  # of dropout
+    devices = [weight.device.index] if weight.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices):  # of dropout
         torch.manual_seed(0)
         whole: Tensor = mlp(states)
         torch.manual_seed(0)

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from adapters.digests import sync_file
@@ -36,7 +37,8 @@ from finetune.config import Recipe
 from finetune.data import Row
 from finetune.divergence import Guard
 from finetune.epochs import EPOCHS, Keeper
-from finetune.forward import projection_is_plain
+from finetune.forward import inner_model, projection_is_plain
+from finetune.full_gpu import told_when_full
 from finetune.group import ALONE, Group
 from finetune.metrics_file import metrics_file, read_metrics
 from finetune.objectives import Objective, objective_of, usable_rows
@@ -106,6 +108,7 @@ class Learner:
         return checkpoint
 
 
+@told_when_full()
 def train(
     job: Job,
     *,
@@ -129,6 +132,7 @@ def train(
         Diverged: the loss is no finite number, or clearly worse than with earlier weights.
         IncompatibleAdapter: the base's architecture can't be trained here.
         InvalidInput: no example has anything to learn from, or a reporter is not installed.
+        NotEnoughMemory: of the GPU.
     """
     options, plan, folder = job.recipe.training, job.plan, job.folder
     learner = Learner.of(job, group)
@@ -213,7 +217,22 @@ def _new_adapter(job: Job, row: Row) -> Any:
         model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     else:
         recompute_elementwise(model)
+    if plan.device == "cuda" and plan.dtype == "bfloat16":
+        adapt_in_bfloat16(model, plan.device)
     return model
+
+
+def adapt_in_bfloat16(model: Any, device: str) -> None:
+    """Let the adapter's products be bfloat16 as the base's are; its weights stay float32.
+
+    In float32 they would take a GPU longer than the base's own products, and keep copies of all
+    that the adapter reads.
+    """
+    inner = inner_model(model)
+    inner.forward = torch.autocast(device, torch.bfloat16)(inner.forward)
+    for module in inner.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def attach_lora(model: Any, recipe: Recipe, base_name: str) -> Any:

@@ -5,7 +5,6 @@ A step's time for each token is taken as their median, so that one step which ha
 another process does not spoil it; the peak is what this process held resident at most.
 """
 
-import gc
 import json
 import os
 import statistics
@@ -22,6 +21,7 @@ import torch
 from rich.console import Console
 
 from adapters.bases import Base
+from finetune.base_model import free_memory
 from finetune.batching import make_batches
 from finetune.checkpoint import Interrupted
 from finetune.config import Recipe
@@ -76,7 +76,7 @@ def measure(recipe: Recipe, prepared: Prepared, base: Base, plan: Plan) -> Estim
         times, worked = _run(Job(_alone(recipe), trial, base, trial_plan, Path(folder)))
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     peak = peak_bytes(plan.device)
-    gc.collect()
+    free_memory()
     tokens = [int(json.loads(line)["tokens"]) for line in lines]
     each = seconds_per_token(times, tokens)
     alone = each  # a GPU's time is not the processor's

@@ -31,7 +31,7 @@ BATCH_TOKENS, LENGTH, USUAL_LENGTH = 2048, 1024, 128
 TRAINER_SHARE = 0.6
 """Of the whole memory: the trainer parts its batches to stay within it."""
 PATIENCE_S = 600.0
-_PROJECTED = 128
+_PROJECTED = {"host": 128, "gpu": 512}
 """Tokens that get their logits at once."""
 
 
@@ -146,7 +146,8 @@ def needed(
     memory = host if gpu is None else gpu
     peak = _measured(run)
     if peak is None:
-        peak = base.parameters * size + _step_bytes(base, settings, size, memory)
+        projected = _PROJECTED["host" if gpu is None else "gpu"]
+        peak = base.parameters * size + _step_bytes(base, settings, size, memory, projected)
         peak += PROCESS_BYTES
     if gpu is None:
         return Need(host=peak)
@@ -173,7 +174,9 @@ def _compare(need: int, memory: Memory, promised: int, where: str) -> Lack | Non
     return None
 
 
-def _step_bytes(base: Base, settings: Mapping[str, Any], size: int, memory: Memory) -> int:
+def _step_bytes(
+    base: Base, settings: Mapping[str, Any], size: int, memory: Memory, projected: int
+) -> int:
     """What a step keeps for its backward pass; `finetune/memory.py` parts batches by the same."""
     try:
         config = read_config(base.path)
@@ -185,7 +188,7 @@ def _step_bytes(base: Base, settings: Mapping[str, Any], size: int, memory: Memo
         return GIB
     inner = int(config.get("intermediate_size") or 4 * hidden)
     layer = 12 * hidden + 2 * inner  # numbers that a layer keeps of a token
-    logits = 3 * 4 * _PROJECTED * int(config.get("vocab_size") or 0)
+    logits = 3 * 4 * projected * int(config.get("vocab_size") or 0)
     longest = _number(settings, "training.max_length", LENGTH)
     longest = min(longest, int(config.get("max_position_embeddings") or longest))
     tokens = _number(settings, "training.batch_tokens", BATCH_TOKENS)

@@ -30,6 +30,14 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared to the last digit is what a CPU computes, on every machine."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for processes that a test starts
+
+
+@pytest.fixture(autouse=True)
 def same_handler() -> Iterator[None]:
     """The command ends the process on SIGTERM; the tests' own does not."""
     before = signal.getsignal(signal.SIGTERM)

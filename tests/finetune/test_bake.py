@@ -121,6 +121,26 @@ def test_it_says_what_it_was_made_from(
     assert str(registry.home.root) not in card + json.dumps(about)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_checkpoint_is_asked_in_the_dtype_of_the_probe(
+    registry: Registry, base: Base, target: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this machine would choose: else what is compared is the rounding."""
+    publish(registry, base, Recipe("probed", 3))
+    version = registry.find("probed@1")
+    probe = Probe.load(version.folder / "probe.json")
+    monkeypatch.setattr(Probe, "load", lambda _: probe.model_copy(update={"dtype": dtype}))
+    asked: list[str] = []
+
+    def load(folder: Path, wanted: str, device: str) -> Any:
+        asked.append(wanted)
+        return load_model(folder, wanted, device)
+
+    monkeypatch.setattr("finetune.base_model.load_model", load)
+    command_line.bake(registry, "probed@1", target, None, lambda _: None)
+    assert asked == ["float32", dtype]  # the first is for the sums
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_coarse_base_stays_coarse_and_each_weight_is_rounded_once(
     command: Any, target: Path, registry: Registry, base: Base, dtype: str

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from adapters.registry import Registry
+from finetune import evaluate_version
 from finetune.config import Recipe
 from finetune.run import Run
 
@@ -116,3 +117,14 @@ def test_what_cannot_be_measured_is_told(
     ):
         found, _, said = command(*arguments)
         assert (found, words in said) == (code, True), said
+
+
+def test_on_a_gpu_it_is_measured_in_the_dtype_of_its_own_evaluation(
+    make_recipe: Any, home: Path
+) -> None:
+    publish(make_recipe("translate", training=QUICK), home)
+    version = Registry.open(home).find("translate@1")
+    dtype = evaluate_version._dtype
+    assert dtype(version, "auto", "cuda") == "float32"  # whatever the GPU could do
+    assert dtype(version, "bfloat16", "cuda") == "bfloat16"
+    assert dtype(version, "auto", "cpu") == "float32"

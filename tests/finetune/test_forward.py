@@ -114,6 +114,13 @@ def test_the_common_prefix_is_the_longest_allowed(rows: list[list[int]], limit: 
     )
 
 
+def test_on_a_gpu_a_common_beginning_is_shared_when_that_saves_much(model: Any) -> None:
+    inner = forward.inner_model(model)
+    assert forward._worthwhile_tokens(inner, "cpu") == 96
+    layer = 4 * 64 * 64 + 3 * 64 * 128
+    assert forward._worthwhile_tokens(inner, "cuda") * layer == pytest.approx(5e11)
+
+
 def test_a_model_that_changes_its_logits_is_noticed(model: Any) -> None:
     assert forward.projection_is_plain(model, [1, 2, 3])
     causal = model.get_base_model()

@@ -1,11 +1,13 @@
 """Batches are parted when, and only when, they would not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapters.bases import Base
-from finetune.memory import Load, Parting, Shape, memory_bytes, part
+from finetune.memory import Load, Parting, Place, Shape, memory_bytes, part
+from finetune.quantization import quantized_bytes
 
 SHAPE = Shape(layers=30, hidden=576, intermediate=1536, vocabulary=49152)
 GIB = 2**30
@@ -13,8 +15,8 @@ GIB = 2**30
 
 def parted(memory_gib: float, batch: int = 8192, longest: int = 1024) -> Parting:
     load = Load(batch, longest)
-    memory = int(memory_gib * GIB)
-    return part(SHAPE, load, dtype="float32", weights=135_000_000 * 4, memory=memory)
+    place = Place("cpu", "float32", int(memory_gib * GIB))
+    return part(SHAPE, load, place, weights=135_000_000 * 4)
 
 
 def test_a_batch_that_fits_goes_through_whole() -> None:
@@ -26,7 +28,7 @@ def test_a_batch_that_does_not_fit_is_parted_and_the_parts_fit() -> None:
     assert found.micro_batch_tokens is not None
     assert 1024 <= found.micro_batch_tokens < 8192
     assert not found.activation_checkpointing
-    used = found.micro_batch_tokens * SHAPE.token_bytes("float32", checkpointing=False)
+    used = found.micro_batch_tokens * SHAPE.token_bytes("float32", "cpu", checkpointing=False)
     assert used + 135_000_000 * 4 <= 0.6 * 16 * GIB
 
 
@@ -40,10 +42,23 @@ def test_the_longest_example_always_goes_through() -> None:
     assert parted(0.1) == Parting(1024, activation_checkpointing=True)
 
 
-def test_checkpointing_and_half_precision_take_less() -> None:
-    whole = SHAPE.token_bytes("float32", checkpointing=False)
-    assert SHAPE.token_bytes("float32", checkpointing=True) < whole / 2
-    assert SHAPE.token_bytes("bfloat16", checkpointing=False) == whole / 2
+def test_checkpointing_takes_less_and_half_precision_does_on_a_gpu() -> None:
+    whole = SHAPE.token_bytes("float32", "cpu", checkpointing=False)
+    assert SHAPE.token_bytes("float32", "cpu", checkpointing=True) < whole / 2
+    assert SHAPE.token_bytes("bfloat16", "cuda", checkpointing=False) == whole / 2
+    assert SHAPE.token_bytes("bfloat16", "cpu", checkpointing=False) == whole
+
+
+def test_a_quantised_base_keeps_its_embedding_whole_and_computes_in_float32() -> None:
+    untied = replace(SHAPE, tied=False)
+    embedding = 49152 * 576
+    assert quantized_bytes(135_000_000, SHAPE) == int(
+        4 * embedding + 0.52 * (135_000_000 - embedding)
+    )
+    assert quantized_bytes(135_000_000, untied) > quantized_bytes(135_000_000, SHAPE)
+    assert SHAPE.token_bytes("float32", "cuda", checkpointing=False) > SHAPE.token_bytes(
+        "bfloat16", "cuda", checkpointing=False
+    )
 
 
 def test_the_shape_is_read_from_the_bases_config(base: Base, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_bfloat16_is_chosen_where_it_is_clearly_faster_and_once_a_run(
         json.dumps({"dtype": "bfloat16", "hidden_size": 64, "num_hidden_layers": 2})
     )
     seconds = {"float32": 1.0, "bfloat16": 0.9}
-    monkeypatch.setattr("finetune.precision.layer_seconds", lambda _shape, _device: seconds)
+    monkeypatch.setattr("finetune.precision.layer_seconds", lambda *_: seconds)
     assert training_dtype("auto", "cpu", tmp_path) == "float32"
     assert training_dtype("bfloat16", "cpu", tmp_path) == "bfloat16"
     record = tmp_path / "precision.json"
@@ -30,8 +30,10 @@ def test_bfloat16_is_chosen_where_it_is_clearly_faster_and_once_a_run(
 
 
 def test_a_layer_is_really_timed_in_both() -> None:
-    small = layer_seconds(Shape(layers=2, hidden=64, intermediate=128, vocabulary=512), "cpu")
-    large = layer_seconds(Shape(layers=2, hidden=512, intermediate=1024, vocabulary=512), "cpu")
+    small = layer_seconds(Shape(layers=2, hidden=64, intermediate=128, vocabulary=512), "cpu", 1024)
+    large = layer_seconds(
+        Shape(layers=2, hidden=512, intermediate=1024, vocabulary=512), "cpu", 1024
+    )
     assert small.keys() == large.keys() == {"float32", "bfloat16"}
     assert all(large[name] > small[name] > 0 for name in small)
 
@@ -40,6 +42,6 @@ def test_a_base_that_is_stored_in_float32_is_not_rounded_for_speed(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"float32": 1.0, "bfloat16": 0.1}
-    monkeypatch.setattr("finetune.precision.layer_seconds", lambda _shape, _device: seconds)
+    monkeypatch.setattr("finetune.precision.layer_seconds", lambda *_: seconds)
     assert training_dtype("auto", "cpu", base.path) == "float32"
     assert training_dtype("auto", "cuda", base.path) == "bfloat16"

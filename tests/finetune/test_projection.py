@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from finetune import projection
 from finetune.projection import token_losses
 
-TOKENS, HIDDEN, VOCABULARY = 2 * projection.TOKENS_AT_ONCE + 5, 16, 300
+TOKENS, HIDDEN, VOCABULARY = 2 * projection.tokens_at_once("cpu") + 5, 16, 300
 
 
 def losses_and_slopes(

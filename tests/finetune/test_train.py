@@ -13,17 +13,26 @@ import torch
 from safetensors.torch import load_file
 
 from adapters.errors import IncompatibleAdapter, InvalidInput
+from finetune import train as train_module
 from finetune.base_model import load_model
 from finetune.batching import split_batch
 from finetune.checkpoint import Interrupted, checkpoints, load_checkpoint
 from finetune.data import Row
 from finetune.divergence import Diverged
+from finetune.forward import inner_model
 from finetune.group import ALONE
 from finetune.metrics_file import read_metrics
 from finetune.objectives import Answers
 from finetune.plan import Job
 from finetune.quantization import check_quantization
-from finetune.train import Learner, _optimise, attach_lora, learning_rate, train
+from finetune.train import (
+    Learner,
+    _optimise,
+    adapt_in_bfloat16,
+    attach_lora,
+    learning_rate,
+    train,
+)
 
 
 def after(count: int) -> Callable[[], bool]:
@@ -282,6 +291,34 @@ def test_recomputed_activations_give_the_same_losses_and_are_really_recomputed(
     assert losses(saving) == pytest.approx(losses(plain), rel=1e-4)
     layers, checks = 2, 2  # the base's architecture is tried twice before training
     assert calls == layers * (checks + 2 * 4)
+
+
+def test_beside_a_bfloat16_base_an_adapter_may_compute_in_bfloat16(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does on a GPU; here on the CPU."""
+    options = {"learning_rate": 0.003, "dtype": "bfloat16", "epochs": 2}
+    plain, ours = make_job("plain", training=options), make_job("ours", training=options)
+    made = train_module._new_adapter
+
+    def adapted(job: Job, row: Row) -> Any:
+        model = made(job, row)
+        adapt_in_bfloat16(model, "cpu")
+        with torch.no_grad():
+            layer = inner_model(model).layers[0].self_attn.q_proj
+            layer.register_forward_hook(lambda _m, _i, output: seen.add(output.dtype))
+            layer.lora_B["default"].register_forward_hook(lambda _m, _i, b: seen.add(b.dtype))
+        return model
+
+    seen: set[torch.dtype] = set()
+    train(plain)
+    monkeypatch.setattr(train_module, "_new_adapter", adapted)
+    train(ours)
+
+    assert seen == {torch.bfloat16}
+    assert {weight.dtype for weight in adapter(ours).values()} == {torch.float32}
+    assert losses(ours)[-1] < losses(ours)[0]  # each step sees what the last one changed
+    assert losses(ours) == pytest.approx(losses(plain), rel=0.02)
 
 
 def test_rslora_scales_by_the_root_of_the_rank(make_job: Callable[..., Job]) -> None:
