@@ -123,8 +123,6 @@ class GrammarServer:
 
 
 def _tried(trial: Trial, info: Any, *, any_whitespace: bool) -> Verdict:
-    import xgrammar
-
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, trial.limits.whole_s)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -133,18 +131,30 @@ def _tried(trial: Trial, info: Any, *, any_whitespace: bool) -> Verdict:
         resource.setrlimit(resource.RLIMIT_AS, (most + MAX_GROWTH_BYTES, hard))
     begun, fault, told = time.process_time(), "", ""
     try:
-        _read(trial.kind, trial.text)
-        if time.process_time() - begun > trial.limits.reading_s:
-            raise Slow
-        compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-        compiled = _compile(compiler, trial.kind, trial.text, any_whitespace=any_whitespace)
-        _follow(compiled, info, trial.limits.step_s)
+        try:
+            _try(trial, info, any_whitespace=any_whitespace)
+        except Slow:
+            # once more: where a host takes the core away, its time is counted as the process's
+            _try(trial, info, any_whitespace=any_whitespace)
     except (Slow, MemoryError):
         fault = "slow"
     except Exception as error:  # noqa: BLE001 - of the compiler: its words are the answer
         told = (str(error).strip() or type(error).__name__)[-400:]
         fault = "slow" if "bad_alloc" in told else "invalid"
     return Verdict(trial.number, fault, told, time.process_time() - begun)
+
+
+def _try(trial: Trial, info: Any, *, any_whitespace: bool) -> None:
+    """Read it, compile it, follow it. Raises Slow; and what the compiler raises."""
+    import xgrammar
+
+    begun = time.process_time()
+    _read(trial.kind, trial.text)
+    if time.process_time() - begun > trial.limits.reading_s:
+        raise Slow
+    compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    compiled = _compile(compiler, trial.kind, trial.text, any_whitespace=any_whitespace)
+    _follow(compiled, info, trial.limits.step_s)
 
 
 def _read(kind: str, text: str) -> None:

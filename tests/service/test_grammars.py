@@ -3,6 +3,8 @@
 import asyncio
 import json
 import string
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -181,3 +183,35 @@ def test_where_the_engine_has_another_compiler_nothing_is_tried(bench: Bench) ->
         await grammars.check([Constraint("grammar", DOUBLING, "field")])
 
     bench.do(check)
+
+
+HICCUP = """
+import string, sys, time
+import xgrammar
+from service import grammar_server as tried
+from service.grammar_server import Limits, Trial
+
+words = [*string.printable, "</s>"]
+info = xgrammar.TokenizerInfo(words, stop_token_ids=[words.index("</s>")])
+read, slow = tried._read, int(sys.argv[1])
+
+def sometimes(kind, text):
+    global slow
+    read(kind, text)
+    ends = time.process_time() + (0.3 if slow > 0 else 0)
+    slow -= 1
+    while time.process_time() < ends:
+        pass
+
+tried._read = sometimes
+print(tried._tried(Trial(1, "regex", "a", Limits(5.0, 0.2, 5.0)), info, any_whitespace=True).fault)
+"""
+
+
+@pytest.mark.parametrize(("slow", "fault"), [(0, ""), (1, ""), (2, "slow")])
+def test_what_was_slow_once_is_tried_again(slow: int, fault: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", HICCUP, str(slow)], capture_output=True, text=True, check=True,
+        timeout=60,
+    )  # fmt: skip
+    assert told.stdout.strip() == fault
