@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.data import Row
+from finetune.memory import layer_weights
 from finetune.projection import project, token_losses
 
 _WORTHWHILE_TOKENS = 96
@@ -74,8 +75,7 @@ def _worthwhile_tokens(inner: Any, device: str) -> float:
     config = inner.config
     hidden = int(config.hidden_size)
     inner_size = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    each = 4 * hidden**2 + 3 * hidden * inner_size
-    return max(_WORTHWHILE_TOKENS, _WORTHWHILE_WEIGHTS / each)
+    return max(_WORTHWHILE_TOKENS, _WORTHWHILE_WEIGHTS / layer_weights(hidden, inner_size))
 
 
 def common_prefix(rows: list[list[int]], limit: int) -> int:

@@ -29,6 +29,11 @@ def kept_bytes(dtype: str, device: str) -> int:
     return BYTES[dtype] if device == "cuda" else BYTES["float32"]
 
 
+def layer_weights(hidden: int, intermediate: int) -> int:
+    """Numbers of a layer's matrices, with keys and values as wide as queries."""
+    return 4 * hidden**2 + 3 * hidden * intermediate
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What of a base model decides the size of its activations."""

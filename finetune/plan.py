@@ -17,7 +17,7 @@ from finetune.memory import BYTES, Load, Parting, Place, Shape, memory_bytes, pa
 from finetune.objectives import objective_of, usable_rows
 from finetune.options import Training
 from finetune.precision import training_dtype
-from finetune.quantization import check_quantization, quantized_bytes
+from finetune.quantization import check_quantization, kept_dtype, quantized_bytes
 
 _EFFICIENCY = 0.5
 """Share of the time of a step that is matrix products; measured 0.4 to 0.6 with a
@@ -132,9 +132,9 @@ def _parting(
         batch = options.batch_size * longest if options.batch_size else options.batch_tokens
         load = Load(batch, longest)
         weights = parameters * BYTES[dtype]
-        if options.quantization != "none":  # what goes from layer to layer is float32 then
-            dtype, weights = "float32", quantized_bytes(parameters, shape)
-        place = Place(device, dtype, memory_bytes(device))
+        if options.quantization != "none":
+            weights = quantized_bytes(parameters, shape)
+        place = Place(device, kept_dtype(dtype, options.quantization), memory_bytes(device))
         found = part(shape, load, place, weights)
     tokens, checkpointing = options.micro_batch_tokens, options.activation_checkpointing
     return Parting(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from finetune.files import write_whole
-from finetune.memory import Shape
+from finetune.memory import Shape, layer_weights
 
 _CLEARLY_FASTER = 1.25
 """How much faster bfloat16 must be: its rounding is no gain in itself."""
@@ -103,7 +103,7 @@ def _tokens(shape: Shape, device: str, batch: int) -> int:
         least, most = _GPU_TOKENS
         return min(max(batch, least), most)
     least, most = _TOKENS
-    flops_a_token = 4 * (4 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate)
+    flops_a_token = 4 * layer_weights(shape.hidden, shape.intermediate)
     return int(min(max(_FLOPS / flops_a_token, least), most))
 
 

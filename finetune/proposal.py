@@ -24,6 +24,7 @@ from finetune.memory import BYTES, Shape, memory_bytes
 from finetune.objectives import Objective, objective_of, usable_rows
 from finetune.plan import make_plan
 from finetune.precision import faster_dtype
+from finetune.quantization import kept_dtype
 from finetune.trial import Estimate, measure
 
 _RANKS = (8, 16, 32, 64)
@@ -181,7 +182,7 @@ def _choose(
         dtypes.append(smaller)
     for dtype in (_fixed(recipe, dtype, fixed) for dtype in dtypes):
         fixed_bytes = sizes.weights_bytes(base.parameters, dtype.value, value["lora.r"])
-        kept = dtype.value if recipe.training.quantization == "none" else "float32"
+        kept = kept_dtype(dtype.value, recipe.training.quantization)
         each = sizes.shape.token_bytes(kept, machine.device, checkpointing=False)
         free = _MEMORY_SHARE * machine.memory - fixed_bytes
         batch = _fixed(recipe, _batch(machine.device, total, free / each), fixed)

@@ -25,6 +25,11 @@ def quantized_bytes(parameters: int, shape: Shape) -> int:
     return int(whole * BYTES["float32"] + (parameters - whole) * _NF4_BYTES)
 
 
+def kept_dtype(dtype: str, quantization: str) -> str:
+    """Of what goes from layer to layer: beside a quantised base float32, whatever the products."""
+    return dtype if quantization == "none" else "float32"
+
+
 def check_quantization(wanted: str, device: str) -> None:
     """Look for what a quantised base needs.
 

@@ -6,40 +6,23 @@ there is one way to tell it.
 """
 
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, get_type_hints
 
 from fastapi import Request, Response
 from pydantic import TypeAdapter, ValidationError
 
 from service.body import JsonRoute, json_body
-from service.fields import Table
-from service.guard import check_body
-
-Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-_READ = "_reads"
-
-
-def reads(table: Table, kind: Any) -> Callable[[Handler], Handler]:
-    """For a handler of `request`, of that kind, and `raw_request`; its route has the same checks as
-    dependencies."""
-
-    def mark(handler: Handler) -> Handler:
-        setattr(handler, _READ, (table, TypeAdapter(kind)))
-        return handler
-
-    return mark
+from service.guard import check_body, table_of
 
 
 class DirectRoute(JsonRoute):
-    """A route whose handler may be marked with `reads`."""
+    """A route that is `guarded`, and whose handler takes its body as `request` and `raw_request`,
+    no more."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         usual, endpoint = super().get_route_handler(), self.endpoint
-        marked: tuple[Table, TypeAdapter[Any]] | None = getattr(endpoint, _READ, None)
-        if marked is None:
-            return usual
-        table, kind = marked
+        table = table_of(self.dependencies)
+        kind = TypeAdapter(get_type_hints(endpoint, include_extras=True)["request"])
 
         async def handle(raw_request: Request) -> Response:
             body = await json_body(raw_request)

@@ -1,7 +1,7 @@
 """What a body of OpenAI's routes passes before vLLM's types read it."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from fastapi import Depends, Request
 
@@ -23,7 +23,14 @@ def guarded(table: Table) -> Any:
         if isinstance(body, dict):
             await check_body(body, table, raw_request.app.state.modiste)
 
+    guard.table = table  # type: ignore[attr-defined]
     return Depends(guard)
+
+
+def table_of(dependencies: Sequence[Any]) -> Table:
+    """The table of the one among a route's dependencies that guards it."""
+    (table,) = (one.dependency.table for one in dependencies if hasattr(one.dependency, "table"))
+    return cast("Table", table)
 
 
 async def check_body(body: Mapping[str, Any], table: Table, modiste: Any) -> None:

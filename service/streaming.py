@@ -92,20 +92,21 @@ async def _events(vllms: Events, outputs: _Outputs) -> Events:
                 held = ""
                 continue
             held += event
-            if around is None and (around := _around(event, outputs.text)) is not None:
-                yield held
-                held = ""
-                before, after = around
-                try:
-                    async for output in outputs.all:
-                        if _ends(output):
-                            outputs.next = output
-                            break
-                        choice = output.outputs[0]
-                        outputs.left_out.extend(choice.token_ids)
-                        yield f"{before}{to_json(choice.text).decode()}{after}"
-                except Exception as error:  # noqa: BLE001 - vLLM tells it
-                    outputs.next = error
+            if around is not None or (around := _around(event, outputs.text)) is None:
+                continue
+            yield held
+            held = ""
+            before, after = around
+            try:
+                async for output in outputs.all:
+                    if _ends(output):
+                        outputs.next = output
+                        break
+                    choice = output.outputs[0]
+                    outputs.left_out.extend(choice.token_ids)
+                    yield f"{before}{to_json(choice.text).decode()}{after}"
+            except Exception as error:  # noqa: BLE001 - vLLM tells it
+                outputs.next = error
         if held:
             yield held
 

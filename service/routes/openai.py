@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 from service.admission.entry import admit_openai
 from service.callers import with_cancellation
-from service.direct import DirectRoute, reads
+from service.direct import DirectRoute
 from service.engine import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -31,7 +31,6 @@ Completion = Annotated[CompletionRequest, well_typed(CompletionRequest)]
 
 
 @router.post("/v1/chat/completions", dependencies=[guarded(CHAT)])
-@reads(CHAT, Chat)
 @with_cancellation
 async def chat_completions(request: Chat, raw_request: Request) -> Response:
     """Answer a chat as OpenAI's API does."""
@@ -40,7 +39,6 @@ async def chat_completions(request: Chat, raw_request: Request) -> Response:
 
 
 @router.post("/v1/completions", dependencies=[guarded(COMPLETIONS)])
-@reads(COMPLETIONS, Completion)
 @with_cancellation
 async def completions(request: Completion, raw_request: Request) -> Response:
     """Continue a prompt as OpenAI's API does."""

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from service import errors
 from service.body import JsonRoute
-from service.direct import DirectRoute, reads
+from service.direct import DirectRoute
 from service.fields import CHAT
 from service.guard import guarded
 from service.settings import Settings
@@ -31,7 +31,6 @@ def client(route_class: type[JsonRoute]) -> TestClient:
     app, router = FastAPI(), APIRouter(route_class=route_class)
 
     @router.post("/v1/chat/completions", dependencies=[guarded(CHAT)])
-    @reads(CHAT, Read)
     async def answer(request: Read, raw_request: Request) -> Response:
         if request.model == "gone":
             return None  # type: ignore[return-value] # as a handler whose caller has gone
