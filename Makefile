@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 DEVICE ?= auto
 export MODISTE_HOME ?= $(CURDIR)/.modiste
+# images of Python often set it; hundreds of processes would each compile torch and vLLM
+unexport PYTHONDONTWRITEBYTECODE
 
 PY := .venv/bin/python
 UV := .venv/bin/uv

@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import Postgres
+
+# a slow example says nothing of the code where the tests share two cores
+settings.register_profile(
+    "modiste", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("modiste")
 
 HERE = Path(__file__).parent
 ALONE = (

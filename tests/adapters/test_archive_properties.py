@@ -56,7 +56,7 @@ def unpack_somewhere(data: bytes) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in into.rglob("*")}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(NAMES, KINDS, LINKS), max_size=4))
 def test_no_name_leads_anything_out_of_the_folder(members: list[tuple[str, bytes, str]]) -> None:
     made = [
@@ -69,7 +69,7 @@ def test_no_name_leads_anything_out_of_the_folder(members: list[tuple[str, bytes
     assert {*files.values()} <= {b"theirs"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.booleans(),
     st.booleans(),
@@ -92,7 +92,7 @@ def test_damage_anywhere_is_an_error_of_ours(
     unpack_somewhere(gzip.compress(blocks) if compressed else blocks)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=2000), st.booleans())
 def test_noise_is_an_error_of_ours(noise: bytes, compressed: bool) -> None:
     assert unpack_somewhere(b"\x1f\x8b\x08" + noise if compressed else noise) == {}

@@ -18,7 +18,7 @@ values = st.recursive(
 rows = st.lists(st.dictionaries(st.text(), values, max_size=4), max_size=6)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows, st.sampled_from([None, 1]), st.booleans(), st.integers(1, 40))
 def test_any_list_is_read_whatever_the_size_of_the_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Any, indent: Any, named: Any, chunk: int

@@ -58,7 +58,7 @@ def test_every_answer_is_as_documented(
     statuses: Counter[int] = Counter()
     for operation in operations:
 
-        @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode), known=st.booleans())
         def ask(case: schemathesis.Case, known: bool) -> None:
             for name in case.path_parameters if known else ():

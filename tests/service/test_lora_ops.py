@@ -39,9 +39,7 @@ def layer_of(*parts: tuple[torch.Tensor, torch.Tensor]) -> SimpleNamespace:
     return layer
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(-1, 4), min_size=1, max_size=200),
     st.integers(0, 2**16),

@@ -88,7 +88,7 @@ class Queue(RuleBasedStateMachine):
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQueue.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 FLOWS = st.tuples(st.sampled_from(PROJECTS), st.sampled_from(ADAPTERS))

@@ -371,7 +371,7 @@ def test_the_pace_is_that_of_the_engines_steps() -> None:
     run(work)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(

@@ -340,7 +340,7 @@ def test_a_file_of_a_job_stays_until_it_has_ended(
     files.delete(file.id, "ours")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.sampled_from(

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -222,7 +222,7 @@ ACTS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(ACTS, st.integers(1, 300), st.integers(1, 4000), st.integers(1, 60))
 def test_two_servers_never_let_in_more_than_the_limits_say(
     acts: list[tuple[str, int, int]], requests: int, tokens: int, places: int

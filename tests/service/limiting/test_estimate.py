@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.body import parse_once
@@ -68,7 +68,6 @@ NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "promp
 
 
 # a busy machine makes them slowly
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(sorted(ROUTES)), st.dictionaries(st.sampled_from(NAMES), VALUES))
 def test_fields_of_any_kind_have_one_that_the_database_takes(
     route: str, fields: dict[str, Any]

@@ -260,16 +260,14 @@ def check(make: Callable[[Clock], Windows], key: Limits, project: Limits, steps:
             assert own.requests_per_minute is None or len(within) <= own.requests_per_minute
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(key=LIMITS, project=LIMITS, steps=STEPS)
 def test_it_lets_in_what_a_list_of_all_uses_would(key: Limits, project: Limits, steps: Any) -> None:
     engine = in_memory()
     check(lambda clock: Windows(engine, "here", clock), key, project, steps)
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=LIMITS, project=LIMITS, steps=STEPS)
 def test_it_does_so_on_both_databases(
     engine: Engine, key: Limits, project: Limits, steps: Any

@@ -36,7 +36,7 @@ def test_outer_white_space_and_paragraphs_are_kept_exactly() -> None:
     assert one(engine, text=text, source_lang="en")["translation"] == text.upper()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(["One two.", "\n\n", "  ", "Three {n}!", "42", "\t"]), min_size=1))
 def test_translating_by_copying_is_identity(pieces: list[str]) -> None:
     text = "".join(pieces)
