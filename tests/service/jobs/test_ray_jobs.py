@@ -21,6 +21,8 @@ from tests.service.desk import Desk
 from tests.service.jobs.asking import create, steps_told, until
 
 pytestmark = pytest.mark.timeout(400)
+STEPS = 400
+"""So many that the trainer still works when the second worker has come."""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def submissions(cluster: str, job: str) -> list[Any]:
 def test_a_job_whose_worker_dies_goes_on_and_is_taken_up(
     client: openai.OpenAI, training: str, workers: Workers, cluster: str, served: Desk
 ) -> None:
-    job = create(client, training, steps=60, suffix="on-ray")
+    job = create(client, training, steps=STEPS, suffix="on-ray")
     first = workers.start()
     while not steps_told(client, job.id):
         assert first.poll() is None
@@ -102,7 +104,7 @@ def test_a_job_whose_worker_dies_goes_on_and_is_taken_up(
     workers.start()
     done = until(client, job.id)
     assert done.status == "succeeded", done.error
-    assert steps_told(client, job.id) == list(range(1, 61))
+    assert steps_told(client, job.id) == list(range(1, STEPS + 1))
     (one,) = submissions(cluster, job.id)  # the second worker submitted no other
     assert one["status"] == "SUCCEEDED"
     assert served.registry.find(done.fine_tuned_model).manifest.project == "ours"
