@@ -67,7 +67,6 @@ VALUES = st.recursive(
 NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "prompt", "text", "input")
 
 
-# a busy machine makes them slowly
 @given(st.sampled_from(sorted(ROUTES)), st.dictionaries(st.sampled_from(NAMES), VALUES))
 def test_fields_of_any_kind_have_one_that_the_database_takes(
     route: str, fields: dict[str, Any]
